@@ -1,0 +1,120 @@
+// Package jobspec owns the job file: its shape, its rules and its digest.
+//
+// An operator writes a [Job] as YAML. The enclave gets its [Canonical] form as JSON: the same
+// job without the places on the operator's disk. Policies judge the canonical job and receipts
+// name its digest, so two spellings of one job are one job.
+//
+// The package trusts nothing that it parses, opens no file that a job names, and imports no
+// other package of this module.
+package jobspec
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Version is the version of the job file that this package reads.
+const Version = 1
+
+// Job is a parsed and valid job file.
+type Job struct {
+	// Name is lower-case kebab, at most 63 bytes.
+	Name        string
+	Application Application
+	// Inputs by name; names are lower-case with '_', at most 63 bytes.
+	Inputs map[string]Input
+	// Parameters are the values that the job supplies for the command's declared parameters.
+	Parameters map[string]string
+	Outputs    map[string]Output
+	Logs       Logs
+	// ExitTo is where the number of the exit status goes; empty if it is not asked for.
+	ExitTo   string
+	Policies []Policy
+	Limits   Limits
+}
+
+// Application is the code to run.
+type Application struct {
+	// From is a folder, as written in the file (relative to the job file).
+	From    string
+	Command Command
+}
+
+// Command is how an application is run: in the job for a plain application, in the bundle
+// for a sealed one.
+type Command struct {
+	// Executor is the name of the plugin: "python" unless told otherwise.
+	Executor string `json:"executor"`
+	// Entrypoint is a clean relative slash path inside the application.
+	Entrypoint string `json:"entrypoint"`
+	// Args may hold ${inputs.N}, ${outputs.N} and ${parameters.N}; "$${" is a literal "${".
+	Args []string          `json:"args"`
+	Env  map[string]string `json:"env"`
+	// Outputs maps an output's name to its place under the output folder. A place that ends
+	// in "/" is a folder.
+	Outputs    map[string]string    `json:"outputs"`
+	Parameters map[string]Parameter `json:"parameters"`
+}
+
+// Parameter is a value that a job may set.
+type Parameter struct {
+	// Default is used when the job sets none; nil makes the parameter required.
+	Default *string `json:"default"`
+	// Pattern is an RE2 expression that the whole value must match.
+	Pattern string `json:"pattern"`
+}
+
+// Input is a model, a data set or any other file or folder that the application reads.
+type Input struct{ From string }
+
+// Output is a declared output and where it lands.
+type Output struct{ SaveTo string }
+
+// Logs says which logs are wanted, and where they land; empty means not wanted.
+type Logs struct{ Stdout, Stderr string }
+
+// Policy is one of the operator's own.
+type Policy struct {
+	// Exactly one of Use ("library/NAME") and Module (a path) is set.
+	Use, Module string
+	// Config is canonical JSON; "null" if absent.
+	Config json.RawMessage
+}
+
+// Limits bound a run.
+type Limits struct {
+	CPUs      int           `json:"cpus"`
+	Memory    int64         `json:"memory"`
+	Disk      int64         `json:"disk"`
+	Processes int           `json:"processes"`
+	Run       time.Duration `json:"run"` // nanoseconds in JSON
+}
+
+// Canonical is the job as the enclave, its policies and its receipt know it: every default
+// filled in, no path of the operator's disk. Its JSON (package-internal field order, sorted
+// maps, no spaces) is what [Canonical.Digest] hashes.
+type Canonical struct {
+	Version    int               `json:"version"`
+	Name       string            `json:"name"`
+	Command    Command           `json:"command"`
+	Inputs     []string          `json:"inputs"`     // sorted
+	Parameters map[string]string `json:"parameters"` // every declared parameter, defaults filled in
+	Outputs    []string          `json:"outputs"`    // sorted
+	Logs       CanonicalLogs     `json:"logs"`
+	Exit       bool              `json:"exit"`
+	Policies   []CanonicalPolicy `json:"policies"`
+	Limits     Limits            `json:"limits"`
+}
+
+// CanonicalLogs says which logs are asked for.
+type CanonicalLogs struct {
+	Stdout bool `json:"stdout"`
+	Stderr bool `json:"stderr"`
+}
+
+// CanonicalPolicy names a policy by content.
+type CanonicalPolicy struct {
+	// Module is the "sha256:…" of the module's bytes.
+	Module string          `json:"module"`
+	Config json.RawMessage `json:"config"`
+}
