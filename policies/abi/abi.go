@@ -96,7 +96,9 @@ type Asset struct {
 	Name string `json:"name"`
 	// Kind is "application", "model", "dataset" or "input" (plain, kind not stated).
 	Kind string `json:"kind"`
-	// Digest is the tree digest of a plain asset; empty at admit.
+	// Form is "file" or "tree": whether the application is given a file or a folder.
+	Form string `json:"form"`
+	// Digest is the tree digest of a plain asset (a file is a tree of one entry); empty at admit.
 	Digest string `json:"digest"`
 	// Owner is the key ARN of a sealed asset; empty for the operator's own.
 	Owner string `json:"owner"`
@@ -146,8 +148,9 @@ type Decision struct {
 	Channels []Channel `json:"channels,omitempty"`
 	// Caps, at admit, bounds the bytes of a consented channel.
 	Caps map[Channel]int64 `json:"caps,omitempty"`
-	// Recipients, at admit, restricts whom outputs may be sealed to; nil leaves it open.
-	Recipients []string `json:"recipients,omitempty"`
+	// Recipients, at admit, restricts whom outputs may be sealed to: nil leaves it open, an
+	// empty list accepts nobody (so it is written, and only nil is left out).
+	Recipients []string `json:"recipients,omitzero"`
 }
 
 // Manifest is the content of the custom section [SectionName].

@@ -1,0 +1,110 @@
+package policies
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/module"
+)
+
+// wasiModule is the only module that a policy may import from.
+const wasiModule = "wasi_snapshot_preview1"
+
+// ReadManifest reads what a packed module declares, without compiling it. The caller has
+// bounded the module. Errors wrap [ErrInvalid].
+func ReadManifest(binary []byte) (abi.Manifest, error) {
+	shape, err := module.Scan(binary)
+	if err != nil {
+		return abi.Manifest{}, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	}
+	m, err := manifest(shape)
+	if err != nil {
+		return abi.Manifest{}, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	}
+	return m, nil
+}
+
+// Pack returns the module with m as its manifest, in place of one that it had. Packing is
+// deterministic. It refuses a module that no engine would load for another reason than a limit.
+func Pack(binary []byte, m abi.Manifest) ([]byte, error) {
+	shape, err := module.Scan(binary)
+	if err != nil {
+		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	}
+	if err := errors.Join(checkCommand(shape), m.Validate()); err != nil {
+		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	}
+	if _, err := newSchema(m.ConfigSchema); err != nil {
+		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	}
+	content, err := encodeManifest(m)
+	if err != nil {
+		return nil, fmt.Errorf("policies: %w", err)
+	}
+	return shape.WithCustom(abi.SectionName, content), nil
+}
+
+// PackFile packs the module in one file with the manifest in another and writes the result
+// to out, which may be the module's own file. Errors of the file system are returned as they are.
+func PackFile(modulePath, manifestPath, out string) error {
+	binary, err := os.ReadFile(modulePath)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(manifestPath)
+	if err != nil {
+		return err
+	}
+	m, err := abi.DecodeManifest(text)
+	if err != nil {
+		return fmt.Errorf("policies: %s: %w", manifestPath, err)
+	}
+	packed, err := Pack(binary, m)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, packed, 0o644)
+}
+
+// manifest reads the one custom section that holds it.
+func manifest(shape module.Shape) (abi.Manifest, error) {
+	sections := shape.Custom(abi.SectionName)
+	switch len(sections) {
+	case 0:
+		return abi.Manifest{}, fmt.Errorf("no %s section; add it with `cloister policy pack`", abi.SectionName)
+	case 1:
+		return abi.DecodeManifest(sections[0])
+	}
+	return abi.Manifest{}, fmt.Errorf("%d %s sections", len(sections), abi.SectionName)
+}
+
+// checkCommand reports everything that keeps a module from being a WASI command.
+func checkCommand(shape module.Shape) error {
+	var problems []error
+	for _, i := range shape.Imports {
+		if i.Module != wasiModule {
+			problems = append(problems, fmt.Errorf(
+				"imports %s.%s, which nobody offers; a policy may import %s only", show(i.Module), show(i.Name), wasiModule))
+		} else if i.Kind != module.Func || !slices.Contains(wasiFunctions, i.Name) {
+			problems = append(problems, fmt.Errorf("imports %s.%s, which is no function of WASI preview 1", i.Module, show(i.Name)))
+		}
+	}
+	if !shape.Has("_start", module.Func) {
+		problems = append(problems, errors.New("no _start: not a WASI command"))
+	}
+	if shape.Memories == 0 || !shape.Has("memory", module.Memory) {
+		problems = append(problems, errors.New(`no memory that is exported as "memory": not a WASI command`))
+	}
+	return errors.Join(problems...)
+}
+
+// show makes a name from a module fit for an error message.
+func show(name string) string {
+	if len(name) > 64 || name == "" || slices.ContainsFunc([]rune(name), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Sprintf("%.64q", name)
+	}
+	return name
+}

@@ -1,0 +1,106 @@
+package policytest_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/policytest"
+)
+
+const fixture = `
+# a rule
+point: egress
+config: {"a": 1}
+channels: outputs.a outputs.b
+expect: deny small
+-- outputs.a --
+text
+-- outputs.b/x --
+1
+-- outputs.b/y --
+2
+`
+
+// TestParse: the question that a fixture asks.
+func TestParse(t *testing.T) {
+	f, err := policytest.Parse([]byte(fixture))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := f.Request()
+	if req.Point != abi.Egress || string(req.Config) != `{"a": 1}` || len(req.Channels) != 2 || len(req.Artifacts) != 2 {
+		t.Errorf("%+v", req)
+	}
+	if a, b := req.Artifacts[0], req.Artifacts[1]; a.Kind != "file" || a.Bytes != 5 || b.Kind != "tree" || b.Files != 2 || b.Bytes != 4 {
+		t.Errorf("%+v %+v", a, b)
+	}
+}
+
+// TestParseRefuses: a fixture that says something else than it seems to is none.
+func TestParseRefuses(t *testing.T) {
+	for rule, text := range map[string]string{
+		"no expectation":             "point: admit\n",
+		"no point":                   "expect: allow\n",
+		"an unknown point":           "point: later\nexpect: allow\n",
+		"an unknown key":             "point: admit\nexpect: allow\nchannel: outputs.a\n",
+		"an unknown expectation":     "point: admit\nexpect: maybe\n",
+		"two codes":                  "point: admit\nexpect: deny a b\n",
+		"a broken configuration":     "point: admit\nconfig: {\nexpect: allow\n",
+		"artifacts before egress":    "point: admit\nexpect: allow\n-- outputs.a --\n",
+		"an artifact that leads out": "point: egress\nexpect: allow\n-- ../a --\n",
+		"an artifact twice":          "point: egress\nexpect: allow\n-- a --\n-- a --\n",
+	} {
+		if _, err := policytest.Parse([]byte(text)); err == nil {
+			t.Errorf("%s: accepted", rule)
+		}
+	}
+	if _, err := policytest.Load(t.TempDir()); err == nil {
+		t.Error("a folder without fixtures: accepted")
+	}
+}
+
+// TestCheck: an answer passes only if it is the expected one.
+func TestCheck(t *testing.T) {
+	m := abi.Manifest{ABI: 1, Name: "p", Codes: []abi.Code{{Code: "small", Hint: "h"}, {Code: "large", Hint: "h"}}}
+	parse := func(text string) policytest.Fixture {
+		f, err := policytest.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	a := []abi.Channel{"outputs.a"}
+	admit := "point: admit\nchannels: outputs.a\nexpect: "
+	for _, row := range []struct {
+		rule     string
+		fixture  string
+		decision abi.Decision
+		err      error
+		ok       bool
+	}{
+		{"the code", admit + "deny small", abi.Decision{Code: "small"}, nil, true},
+		{"no code", admit + "deny", abi.Decision{}, nil, true},
+		{"the consent", admit + "allow outputs.a", abi.Decision{Allow: true, Channels: a}, nil, true},
+		{"an error", admit + "error", abi.Decision{}, errors.New("x"), true},
+		{"an answer that the border would not believe", admit + "error", abi.Decision{Code: "other"}, nil, true},
+		{"another code", admit + "deny small", abi.Decision{Code: "large"}, nil, false},
+		{"a code too much", admit + "deny", abi.Decision{Code: "small"}, nil, false},
+		{"an error for a denial", admit + "deny", abi.Decision{}, errors.New("x"), false},
+		{"a denial for an error", admit + "error", abi.Decision{}, nil, false},
+		{"an allow for a denial", admit + "deny", abi.Decision{Allow: true}, nil, false},
+		{"less consent", admit + "allow outputs.a", abi.Decision{Allow: true}, nil, false},
+		{"more consent", admit + "allow", abi.Decision{Allow: true, Channels: a}, nil, false},
+		{"a cap that was not expected", admit + "allow outputs.a", abi.Decision{Allow: true, Channels: a, Caps: map[abi.Channel]int64{"outputs.a": 1}}, nil, false},
+		{"an allow with an error", admit + "error", abi.Decision{Allow: true}, errors.New("x"), false},
+	} {
+		err := parse(row.fixture).Check(row.decision, row.err, m)
+		if (err == nil) != row.ok {
+			t.Errorf("%s: %v", row.rule, err)
+		}
+	}
+	if err := parse(admit+"deny small").Check(abi.Decision{}, errors.New("the cause"), m); err == nil || !strings.Contains(err.Error(), "the cause") {
+		t.Errorf("the cause is missing: %v", err)
+	}
+}
