@@ -1,8 +1,9 @@
-// Package jobspec owns the job file: its shape, its rules and its digest.
+// Package jobspec owns the files that people write, the job file and the bundle file: their
+// shapes, their rules, and the digest of a job.
 //
 // An operator writes a [Job] as YAML. The enclave gets its [Canonical] form as JSON: the same
 // job without the places on the operator's disk. Policies judge the canonical job and receipts
-// name its digest, so two spellings of one job are one job.
+// name its digest, so two spellings of one job are one job. An owner writes a [Bundle].
 //
 // The package trusts nothing that it parses, opens no file that a job names, and imports no
 // other package of this module.
@@ -31,6 +32,16 @@ type Job struct {
 	ExitTo   string
 	Policies []Policy
 	Limits   Limits
+
+	// file and positions say where the job stands; empty for a job made without [Parse].
+	file      string
+	positions map[path]position
+}
+
+// Fault is a problem that only the reader of the job's files can see, such as a missing
+// input, at its place in the job file. at is a path such as "inputs.scans.from".
+func (j *Job) Fault(at, message, hint string) Problem {
+	return fault{message, hint}.at(j.file, j.positions, path(at))
 }
 
 // Application is the code to run.
