@@ -1,0 +1,197 @@
+package border
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// maxEntries bounds the files and folders of one output.
+const maxEntries = 100_000
+
+// ErrOutput is the cause of an [OutputError].
+var ErrOutput = errors.New("output refused")
+
+// OutputError says that an artifact is missing or is not what may be an output.
+//
+// Names, kinds and the number of what is wrong are the application's to choose, and no policy
+// judged them. So if the job has an owner's policy, Channel is empty and Err is nil.
+type OutputError struct {
+	Channel abi.Channel
+	Err     error
+}
+
+func (e *OutputError) Error() string {
+	if e.Err == nil {
+		return "an output is missing, or is not what may be an output"
+	}
+	return fmt.Sprintf("%s: %v", e.Channel, e.Err)
+}
+
+// Unwrap makes every OutputError an ErrOutput beside its own cause.
+func (e *OutputError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrOutput}
+	}
+	return []error{ErrOutput, e.Err}
+}
+
+// Candidate is where the artifact of a channel would be. Nothing may be able to write there
+// any more.
+type Candidate struct {
+	Channel abi.Channel
+	// Dir and Name find the file or folder; Name is relative to Dir.
+	Dir  *os.Root
+	Name string
+	// Tree says that a folder is declared, not a file.
+	Tree bool
+}
+
+// Clearance is what every policy allowed to leave. It is the only way to an artifact's bytes.
+// Release is safe for concurrent use; Close comes after the last Release has returned.
+type Clearance struct{ frozen []frozen } // sorted by channel
+
+// frozen is one artifact and what was found when it was frozen.
+type frozen struct {
+	abi.Artifact
+	source *tree.Source
+}
+
+// carries is what counts against a cap: content, and in a folder the names too.
+func (f frozen) carries() int64 { return f.Bytes + f.source.Names() }
+
+// Egress freezes the candidates of consented channels, asks every policy about all of them in
+// one request each, and clears them if all allow. maxBytes bounds each artifact. Without
+// anything to judge nobody is asked, and an empty Clearance is the result.
+//
+// It fails with an [OutputError], with a [Denial], or with ctx's error; nothing is cleared
+// then. What the policies read is what was frozen because nothing can write there any more:
+// the sandbox is dead, and the files are the enclave's alone.
+func (b *Border) Egress(ctx context.Context, request abi.Request, candidates []Candidate, maxBytes int64) (_ *Clearance, err error) {
+	if err := b.enter(abi.Egress); err != nil {
+		return nil, err
+	}
+	c := &Clearance{}
+	defer func() {
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	for _, candidate := range candidates {
+		if _, ok := b.consent[candidate.Channel]; !ok {
+			continue
+		}
+		if err := c.freeze(ctx, candidate, maxBytes); err != nil {
+			return nil, b.refuse(ctx, candidate.Channel, err)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(c.frozen) == 0 {
+		return c, nil
+	}
+	slices.SortFunc(c.frozen, func(a, b frozen) int { return cmp.Compare(a.Channel, b.Channel) })
+	for _, f := range c.frozen {
+		if limit := b.consent[f.Channel]; limit >= 0 && f.carries() > limit {
+			return nil, b.deny(Denial{Point: abi.Egress})
+		}
+	}
+	request.Point, request.Channels, request.Artifacts = abi.Egress, b.Consented(), c.Artifacts()
+	if _, err := b.ask(ctx, request, &view{c.frozen}); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// refuse says why an artifact is refused, as far as the operator may know.
+func (b *Border) refuse(ctx context.Context, ch abi.Channel, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if slices.ContainsFunc(b.parties, func(p Party) bool { return !p.own() }) {
+		return &OutputError{}
+	}
+	return &OutputError{Channel: ch, Err: err}
+}
+
+func (c *Clearance) freeze(ctx context.Context, from Candidate, maxBytes int64) error {
+	if c.find(from.Channel) != nil {
+		return errors.New("the channel has two candidates")
+	}
+	source, err := tree.Freeze(from.Dir, from.Name, tree.Limits{Bytes: maxBytes, Entries: maxEntries})
+	if err != nil {
+		return err
+	}
+	c.frozen = append(c.frozen, frozen{source: source}) // so that Close finds it
+	if _, isFile := source.IsFile(); isFile == from.Tree {
+		return fmt.Errorf("%w: a file where a folder is declared, or the other way round", tree.ErrRefused)
+	}
+	sum, err := source.Digest(ctx)
+	if err != nil {
+		return err
+	}
+	artifact := abi.Artifact{Channel: from.Channel, Kind: "tree", Digest: sum.Digest, Bytes: sum.Bytes, Files: sum.Files}
+	if !from.Tree {
+		artifact.Kind, artifact.Digest = "file", source.FileSum()
+	}
+	c.frozen[len(c.frozen)-1] = frozen{artifact, source}
+	return nil
+}
+
+func (c *Clearance) find(ch abi.Channel) *frozen {
+	i := slices.IndexFunc(c.frozen, func(f frozen) bool { return f.Channel == ch })
+	if i < 0 {
+		return nil
+	}
+	return &c.frozen[i]
+}
+
+// Artifacts says what was cleared, sorted by channel.
+func (c *Clearance) Artifacts() []abi.Artifact {
+	artifacts := make([]abi.Artifact, len(c.frozen))
+	for i, f := range c.frozen {
+		artifacts[i] = f.Artifact
+	}
+	return artifacts
+}
+
+// ErrNotCleared says that a channel has nothing that may leave.
+var ErrNotCleared = errors.New("nothing was cleared for this channel")
+
+// Release writes the artifact of a channel: a file's bytes, or a folder as a tar stream.
+//
+// Every chunk is held against what was frozen before it is written (see [tree.Source.Pack]),
+// so no byte leaves that was not judged. If a file changed all the same, w got a proper prefix
+// of what was judged and Release fails; the caller must break the stream off.
+func (c *Clearance) Release(ctx context.Context, ch abi.Channel, w io.Writer) error {
+	f := c.find(ch)
+	if f == nil {
+		return fmt.Errorf("%s: %w", ch, ErrNotCleared)
+	}
+	write := f.source.Pack
+	if f.Kind == "file" {
+		write = f.source.Raw
+	}
+	if _, err := write(ctx, w); err != nil {
+		return fmt.Errorf("%s: %w", ch, err)
+	}
+	return nil
+}
+
+// Close lets go of the artifacts. Nothing can be released afterwards.
+func (c *Clearance) Close() error {
+	var errs []error
+	for _, f := range c.frozen {
+		errs = append(errs, f.source.Close())
+	}
+	c.frozen = nil
+	return errors.Join(errs...)
+}

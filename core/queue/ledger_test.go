@@ -1,0 +1,111 @@
+package queue_test
+
+import (
+	"math"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/cloister-run/cloister/core/queue"
+)
+
+func TestTotal(t *testing.T) {
+	for _, test := range []struct {
+		rule string
+		need queue.Need
+		want int64
+	}{
+		{"nothing", queue.Need{}, 0},
+		{"a sum", queue.Need{Assets: 1, Disk: 2, Memory: 4}, 7},
+		{"the largest", queue.Need{Memory: math.MaxInt64}, math.MaxInt64},
+		{"an overflow", queue.Need{Assets: math.MaxInt64, Disk: 1}, math.MaxInt64},
+		{"an overflow twice over", queue.Need{Assets: math.MaxInt64, Disk: math.MaxInt64, Memory: math.MaxInt64}, math.MaxInt64},
+		{"a negative part", queue.Need{Assets: -5, Disk: 10}, math.MaxInt64},
+	} {
+		if got := test.need.Total(); got != test.want {
+			t.Errorf("%s: %d, want %d", test.rule, got, test.want)
+		}
+	}
+}
+
+func TestReserve(t *testing.T) {
+	l := queue.NewLedger(100)
+	all, err := l.Reserve(queue.Need{Assets: 50, Disk: 30, Memory: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Reserve(queue.Need{Disk: 1}); err == nil {
+		t.Error("a byte more than there is")
+	}
+	if _, err := l.Reserve(queue.Need{}); err != nil {
+		t.Errorf("nothing at all: %v", err)
+	}
+	for _, step := range []struct{ keep, reserved int64 }{{200, 100}, {30, 30}, {80, 30}, {-1, 0}, {30, 0}} {
+		all.Keep(step.keep)
+		if got := l.Balance(); got.Reserved != step.reserved || got.Size != 100 {
+			t.Errorf("keep %d: %+v, want %d", step.keep, got, step.reserved)
+		}
+	}
+	all.Release()
+	all.Release()
+	if got := l.Balance().Reserved; got != 0 {
+		t.Errorf("%d reserved after two releases", got)
+	}
+}
+
+// The ledger never promises more than there is, nor gives back what it did not promise.
+func TestTheLedgerBalances(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := queue.NewLedger(1000)
+		held := map[*queue.Reservation]int64{}
+		sum := func() (n int64) {
+			for _, h := range held {
+				n += h
+			}
+			return n
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"reserve": func(t *rapid.T) {
+				need := queue.Need{Disk: rapid.Int64Range(-1, 500).Draw(t, "disk"), Memory: rapid.Int64Range(0, 500).Draw(t, "memory")}
+				r, err := l.Reserve(need)
+				if fits := sum()+need.Total() <= 1000 && need.Disk >= 0; (err == nil) != fits {
+					t.Fatalf("%+v beside %d: %v", need, sum(), err)
+				}
+				if err == nil {
+					held[r] = need.Total()
+				}
+			},
+			"keep": func(t *rapid.T) {
+				keep := rapid.Int64Range(0, 1000).Draw(t, "keep")
+				for r, h := range held {
+					r.Keep(keep)
+					held[r] = min(h, keep)
+					break
+				}
+			},
+			"": func(t *rapid.T) {
+				if got := l.Balance().Reserved; got != sum() {
+					t.Fatalf("%d reserved, %d held", got, sum())
+				}
+			},
+		})
+	})
+}
+
+func TestReserveIsSafeForConcurrentUse(t *testing.T) {
+	l := queue.NewLedger(10)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if r, err := l.Reserve(queue.Need{Memory: 3}); err == nil {
+				wg.Go(r.Release)
+				r.Release()
+			}
+		})
+	}
+	wg.Wait()
+	if got := l.Balance().Reserved; got != 0 {
+		t.Errorf("%d reserved", got)
+	}
+}
