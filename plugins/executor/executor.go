@@ -74,4 +74,7 @@ var (
 	ErrRuntime = errors.New("runtime is missing")
 	// ErrGone: the plugin ended, or broke its protocol, before it answered.
 	ErrGone = errors.New("executor is gone")
+	// ErrOrder: the caller's own mistake; Describe, Prepare and Run come in this order, and
+	// the latter two once.
+	ErrOrder = errors.New("called out of order")
 )

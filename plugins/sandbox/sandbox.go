@@ -5,7 +5,7 @@
 // no way to gain privileges, a seccomp filter and limits. Killing it kills its whole process
 // namespace: when Wait returns, nothing of it runs.
 //
-// The package trusts the kernel and its own stage two ([Main]), which runs as the first
+// The package trusts the kernel and its own stage two (package walls), which runs as the first
 // process of the namespaces, builds the walls from the inside and then starts the program.
 // It never falls back to fewer walls: what the machine cannot give is an [UnavailableError].
 package sandbox
@@ -19,9 +19,10 @@ const InsideUID = 1000
 
 // Spec describes a sandbox. The zero value of a field means what its comment says.
 type Spec struct {
-	// Init is the host path of the executable whose main calls [Main]. Required.
+	// Init is the host path of the executable whose main is [walls.Main]. Required, absolute.
 	Init string
-	// Root is a host folder whose content becomes the read-only root. Required.
+	// Root is a host folder whose content becomes the read-only root, without its proc, dev and
+	// tmp. Required, absolute; a nested enclave may have none, and then has an empty root.
 	Root string
 	// Mounts are placed over Root in order, after a private /proc, a minimal /dev and an empty /tmp.
 	Mounts []Mount
@@ -32,8 +33,16 @@ type Spec struct {
 	Env  []string
 	// Dir is the working directory inside; "/" if empty.
 	Dir string
-	// Owner is the user and group outside that InsideUID maps to: -1 is the caller's own.
+	// Owner is the user and group outside that InsideUID maps to: -1 is the caller's own. It
+	// must not be the machine's root. A nested enclave is its caller.
 	Owner int
+	// Nested starts an enclave instead of a sandbox: the program is the first process of its
+	// namespaces and user 0, keeps the capabilities that it has there, and can start sandboxes
+	// itself. There is no seccomp filter, and of Limits only OpenFiles and FileSize count (zero:
+	// as the caller's), and Memory as the size of /tmp. Root stays the machine's root, so that
+	// it can use cgroups and users; anybody else is user 0 in a user namespace. The program
+	// dies with the process that started it.
+	Nested bool
 	// Limits bound the process and everything that it starts.
 	Limits Limits
 	// Stdin, Stdout, Stderr: nil is /dev/null.
@@ -42,10 +51,16 @@ type Spec struct {
 	Files []*os.File
 }
 
-// Mount makes a host file or folder visible inside.
+// Mount makes a host file or folder visible inside, with all that is mounted below it, or makes
+// an empty file system, or a symbolic link: one of Source, Tmpfs and Link is set.
 type Mount struct {
-	// Source is a host path; Target is absolute, inside, and is created where Root lets it be.
+	// Source is a host path; Target is absolute, inside, and is created where it is in no
+	// read-only folder.
 	Source, Target string
+	// Tmpfs is the size in bytes of an empty, writable file system in memory.
+	Tmpfs int64
+	// Link is what a symbolic link at Target says.
+	Link string
 	// Writable mounts are read-write; all are nosuid and nodev, and writable ones noexec is NOT
 	// set since applications run code that they unpack.
 	Writable bool

@@ -1,0 +1,125 @@
+package host
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/plugins/proto"
+)
+
+// maxImage bounds an executable in bytes.
+const maxImage = 256 << 20
+
+var errTooLarge = fmt.Errorf("has more than %d bytes", maxImage)
+
+// sealsOfImage make a memory file immutable for good (memfd_create(2)).
+const sealsOfImage = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+
+// image is an executable: a copy in memory that was hashed and that nobody can change any
+// more. Plugins are executed from it by descriptor, so what was hashed is what runs, without
+// hashing again at each launch, and no plugin ever holds a way to the file on disk.
+type image struct{ file *os.File }
+
+// openImage copies the manifest's executable and compares its digest.
+func openImage(root *os.Root, m proto.Manifest) (*image, error) {
+	src, err := openRegular(func(flag int) (*os.File, error) {
+		if filepath.IsAbs(m.Executable) {
+			return os.OpenFile(m.Executable, flag|unix.O_NOFOLLOW, 0)
+		}
+		// A Root follows links that stay inside it. Refused like any other link: a manifest
+		// names the file itself.
+		if info, err := root.Lstat(m.Executable); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			return nil, errors.New("is a link")
+		}
+		return root.OpenFile(m.Executable, flag, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	if info, err := src.Stat(); err != nil || info.Size() > maxImage {
+		return nil, errTooLarge
+	}
+	fd, err := memfd("executor-" + m.Name)
+	if err != nil {
+		return nil, fmt.Errorf("making a memory file: %w", err)
+	}
+	img := &image{file: os.NewFile(uintptr(fd), "executor-"+m.Name)}
+	if err := img.fill(src, m.SHA256); err != nil {
+		_ = img.Close()
+		return nil, err
+	}
+	return img, nil
+}
+
+func (i *image) fill(src io.Reader, want string) error {
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(i.file, h), io.LimitReader(src, maxImage+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("copying: %w", err)
+	case n > maxImage:
+		return errTooLarge
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		return fmt.Errorf("its digest is %s, the manifest says %s", got, want)
+	}
+	if _, err := unix.FcntlInt(i.file.Fd(), unix.F_ADD_SEALS, sealsOfImage); err != nil {
+		return fmt.Errorf("sealing: %w", err)
+	}
+	return nil
+}
+
+// descriptor is a new descriptor of the image for one launch; the caller closes it.
+func (i *image) descriptor() (*os.File, error) {
+	// A plugin that runs as the enclave's own user could have taken the permission away.
+	if err := i.file.Chmod(0o555); err != nil {
+		return nil, fmt.Errorf("readying the executable: %w", err)
+	}
+	fd, err := unix.FcntlInt(i.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("readying the executable: %w", err)
+	}
+	return os.NewFile(uintptr(fd), i.file.Name()), nil
+}
+
+// Close lets go of the memory once no plugin runs from it.
+func (i *image) Close() error { return i.file.Close() }
+
+// memfd makes a memory file that can be sealed and executed.
+func memfd(name string) (int, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate(name, flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3, where every memory file may be executed
+		return unix.MemfdCreate(name, flags)
+	}
+	return fd, err
+}
+
+// openRegular opens a regular file to read, and waits for no pipe's other end.
+func openRegular(open func(flag int) (*os.File, error)) (*os.File, error) {
+	f, err := open(os.O_RDONLY | unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is no regular file")
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, limit))
+}
