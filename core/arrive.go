@@ -1,0 +1,130 @@
+package core
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// PutModule takes a policy's module. An error of the module or of a configuration for it ends
+// the job: it can never be admitted. Errors wrap [ErrInvalid], [ErrConflict] or [ErrOver], or
+// are the context's.
+func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err error) {
+	sum := sha256.Sum256(module)
+	if digest != "sha256:"+hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("%w: the module is not what its digest says", ErrInvalid)
+	}
+	ctx, leave, err := j.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := j.modules.take(digest); err != nil {
+		return err
+	}
+	j.patience.hold()
+	defer func() { err = j.arrived(err) }()
+	p, err := j.runner.cfg.Policies.Load(ctx, module)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("%w: policies%s: %w", ErrInvalid, j.places(digest), err)
+	}
+	for i, use := range j.spec.Policies {
+		if use.Module == digest {
+			if err := p.CheckConfig(use.Config); err != nil {
+				return fmt.Errorf("%w: policies[%d]: %w", ErrInvalid, i, err)
+			}
+		}
+	}
+	j.mu.Lock()
+	j.policies[digest] = p
+	j.mu.Unlock()
+	j.modules.fill(digest)
+	return nil
+}
+
+// places says which policies of the job have a module.
+func (j *Job) places(digest string) string {
+	var at []string
+	for i, p := range j.spec.Policies {
+		if p.Module == digest {
+			at = append(at, fmt.Sprintf("[%d]", i))
+		}
+	}
+	return strings.Join(at, ", policies")
+}
+
+// PutAsset takes an asset as a tar stream, into a place that no sandbox sees. An error ends
+// the job, unless it says that this call should not have come. Errors wrap [ErrOrder],
+// [ErrInvalid], [ErrConflict], [queue.ErrNoRoom] or [ErrOver], or are the context's or the
+// machine's.
+//
+// If ctx or the job ends meanwhile, content is closed, from another goroutine: that must end a
+// Read under way. In any other case it is the caller's to close.
+func (j *Job) PutAsset(ctx context.Context, name string, content io.ReadCloser) (err error) {
+	ctx, leave, err := j.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	select {
+	case <-j.admitted:
+	default:
+		return fmt.Errorf("%w: the job is not admitted yet", ErrOrder)
+	}
+	i := slices.IndexFunc(j.sub.Assets, func(c Claim) bool { return c.Name == name })
+	if i < 0 {
+		return fmt.Errorf("%w: the job has no asset %.80q", ErrInvalid, name)
+	}
+	if err := j.assets.take(name); err != nil {
+		return err
+	}
+	j.patience.hold()
+	defer func() { err = j.arrived(err) }()
+	defer context.AfterFunc(ctx, func() { _ = content.Close() })() // it is read to no end
+	if err := j.course.stage(ctx, j.sub.Assets[i], content); err != nil {
+		return err
+	}
+	j.assets.fill(name)
+	return nil
+}
+
+// arrive begins a call that brings something. The context that it gives also ends when the job
+// takes nothing any more.
+func (j *Job) arrive(ctx context.Context) (_ context.Context, leave func(), err error) {
+	if !j.arriving.enter() {
+		return nil, nil, ErrOver
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(j.open, func() { cancel(context.Cause(j.open)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		j.arriving.leave()
+	}, nil
+}
+
+// arrived notes that something arrived whole, or ends the job with what went wrong.
+func (j *Job) arrived(err error) error {
+	j.patience.resume()
+	switch {
+	case err == nil:
+		return nil
+	case j.open.Err() != nil: // the end of the job is why it failed, or might as well be
+		return ErrOver
+	}
+	j.cancel(fmt.Errorf("%w: %w", errBroken, err))
+	return err
+}
+
+// settle takes nothing any more, and returns when nothing arrives.
+func (j *Job) settle() {
+	j.refuse(ErrOver)
+	j.arriving.shut()
+}

@@ -1,0 +1,149 @@
+// Package core takes a job through its phases: admit, receive, ingress, execute, egress, record.
+//
+// It owns the order of things and the life of a job's files. It trusts the operator for
+// nothing but the operator's own assets, an executor for nothing at all, and a policy for its
+// own verdict alone; what crosses the border is decided and released in package border. It
+// declares the small interfaces that it consumes and knows no plugin, WebAssembly or cloud
+// library. It never writes plaintext outside the folders that [Spaces] gives it.
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/cloister-run/cloister/core/border"
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/plugins/executor"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// Config configures a [Runner]. Every field is required unless its comment says otherwise.
+type Config struct {
+	Executors Executors
+	Policies  Policies
+	Spaces    Spaces
+	Ledger    *queue.Ledger
+	// Realm and Version go into every record: "aws" is for Nitro Enclaves alone.
+	Realm, Version string
+	// Idle bounds how long a job waits for the next thing that its operator must send [5 min].
+	Idle time.Duration
+	// Keep is how long results wait for the operator [15 min].
+	Keep time.Duration
+	// Now is the clock of requests and records [time.Now].
+	Now func() time.Time
+}
+
+// Executors launches plugins.
+type Executors interface {
+	// Find says what is installed under a name.
+	Find(name string) (abi.Executor, error)
+	// Launch starts one in walls of its own. Where the machine cannot give a wall the error
+	// is an [UnavailableError].
+	Launch(ctx context.Context, name string, place executor.Place) (Session, error)
+}
+
+// Session is one launched executor, good for one job.
+type Session interface {
+	executor.Executor
+	// Kill ends the executor and everything that it started, and returns when nothing runs.
+	Kill() error
+	// Walls says what enforces each limit.
+	Walls() []string
+}
+
+// Policies loads policies.
+type Policies interface {
+	// Load makes a policy of a module. Unless ctx ended, an error is the module's fault, and its
+	// text is for whoever sent it.
+	Load(ctx context.Context, module []byte) (Policy, error)
+}
+
+// Policy is a loaded policy.
+type Policy interface {
+	border.Judge
+	Manifest() abi.Manifest
+	// CheckConfig says what is wrong with a configuration.
+	CheckConfig(config json.RawMessage) error
+}
+
+// Spaces makes the folders of jobs.
+type Spaces interface {
+	Make(id string, disk int64) (*space.Space, error)
+}
+
+// UnavailableError says that the machine cannot give what a job needs, and how to cure it.
+type UnavailableError struct{ Reason, Cure string }
+
+func (e *UnavailableError) Error() string { return e.Reason }
+
+// Sentinels for the outcomes that a caller branches on.
+var (
+	// ErrInvalid: what the operator sent is not what a job may be.
+	ErrInvalid = errors.New("invalid")
+	// ErrConflict: the same thing was sent before, with other content or at another time.
+	ErrConflict = errors.New("conflict")
+	// ErrNotFound: no such job, or the token is not its own.
+	ErrNotFound = errors.New("no such job")
+	// ErrOrder: it is too early or too late for this call.
+	ErrOrder = errors.New("not at this point of the job")
+	// ErrOver: the job takes nothing any more, or gives nothing; its result says why.
+	ErrOver = errors.New("the job is over")
+	// ErrClosed: the runner takes no more jobs.
+	ErrClosed = errors.New("enclave is stopping")
+)
+
+// The causes with which a job's context ends.
+var (
+	errCancelled = errors.New("cancelled")
+	errTimedOut  = errors.New("timed out")
+	errIdle      = errors.New("nothing arrived for too long")
+	errBroken    = errors.New("an upload broke off")
+)
+
+// Phase is where a job is. The set is closed: nothing of the job's own can become a phase.
+type Phase string
+
+// The phases, in order.
+const (
+	Admitting Phase = "admitting"
+	Receiving Phase = "receiving"
+	Ingress   Phase = "ingress"
+	Executing Phase = "executing"
+	Egress    Phase = "egress"
+	Done      Phase = "done"
+)
+
+// Fault says why a job's outcome is [receipt.Broken]. The set is closed.
+type Fault string
+
+// The faults.
+const (
+	// FaultMachine: the machine cannot give the walls, or the enclave itself failed.
+	FaultMachine Fault = "machine"
+	// FaultExecutor: the executor did not start, or broke its protocol before it ran anything.
+	FaultExecutor Fault = "executor"
+	// FaultRuntime: the interpreter is missing or broken.
+	FaultRuntime Fault = "runtime"
+	// FaultEntrypoint: the entrypoint cannot be run.
+	FaultEntrypoint Fault = "entrypoint"
+	// FaultGone: the executor died, or broke its protocol, while the application ran.
+	FaultGone Fault = "gone"
+)
+
+// Result is what the operator is told of a job that is done.
+type Result struct {
+	Outcome receipt.Outcome `json:"outcome"`
+	// Fault is set where Outcome is Broken.
+	Fault Fault `json:"fault,omitempty"`
+	// Denial is set where Outcome is Denied.
+	Denial *border.Denial `json:"denial,omitempty"`
+	// Detail and Hint are in the enclave's own words: from the moment at which the executor could
+	// see an asset, they are of a closed set, but for what package border says of a denial or an
+	// output.
+	Detail string `json:"detail,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+}

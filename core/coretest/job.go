@@ -1,0 +1,167 @@
+package coretest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"testing"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+// Job is a job to submit and what goes with it.
+type Job struct {
+	ID string
+	// Spec is changed before the job is submitted.
+	Spec jobspec.Canonical
+	// Modules are the policies' modules, by policy.
+	Modules []string
+	// Assets are files by asset and name; the application is a folder, and so is an input with
+	// another number of files than one.
+	Assets map[string]map[string]string
+	// Claims replaces the honest sizes of assets.
+	Claims map[string]int64
+}
+
+// Simple is a job with one output "result", one input "data", both logs and the exit status,
+// and the given policies.
+func Simple(id string, modules ...string) Job {
+	return Job{
+		ID: id, Modules: modules,
+		Spec: jobspec.Canonical{
+			Version: jobspec.Version, Name: "test",
+			Command: jobspec.Command{
+				Executor: "python", Entrypoint: "main.py", Args: []string{"${inputs.data}", "${outputs.result}"},
+				Outputs: map[string]string{"result": "result.txt"},
+			},
+			Inputs: []string{"data"}, Outputs: []string{"result"},
+			Logs: jobspec.CanonicalLogs{Stdout: true, Stderr: true}, Exit: true,
+			Limits: jobspec.DefaultLimits(),
+		},
+		Assets: map[string]map[string]string{
+			"application": {"main.py": "print()"},
+			"inputs.data": {"data.csv": "1,2,3\n"},
+		},
+	}
+}
+
+// Digest is a module's.
+func Digest(module string) string {
+	sum := sha256.Sum256([]byte(module))
+	return tree.Hex(sum[:])
+}
+
+// Submission is the job as it is submitted.
+func (j Job) Submission(t testing.TB) core.Submission {
+	t.Helper()
+	spec := j.Spec
+	spec.Policies = nil
+	for _, m := range j.Modules {
+		spec.Policies = append(spec.Policies, jobspec.CanonicalPolicy{Module: Digest(m)})
+	}
+	s := core.Submission{ID: j.ID, Job: spec.JSON()}
+	for _, name := range slices.Sorted(maps.Keys(j.Assets)) {
+		claim := core.Claim{Name: name, Form: "tree", Entries: entries(j.Assets[name])}
+		if name != "application" && len(j.Assets[name]) == 1 {
+			claim.Form = "file"
+		}
+		for _, content := range j.Assets[name] {
+			claim.Bytes += int64(len(content))
+		}
+		if lie, ok := j.Claims[name]; ok {
+			claim.Bytes = lie
+		}
+		s.Assets = append(s.Assets, claim)
+	}
+	return s
+}
+
+// entries counts the files and the folders above them.
+func entries(files map[string]string) int {
+	seen := map[string]bool{}
+	for name := range files {
+		for at := name; at != "."; at = path.Dir(at) {
+			seen[at] = true
+		}
+	}
+	return len(seen)
+}
+
+// Tar is a folder as a stream.
+func Tar(t testing.TB, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(files[name])), Format: tar.FormatPAX}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, files[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// Stream is a body that is there at once.
+func Stream(content []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(content)) }
+
+// Buffer takes what is released.
+type Buffer struct{ bytes.Buffer }
+
+// Close does nothing.
+func (*Buffer) Close() error { return nil }
+
+// Begin submits a job and sends its modules.
+func (e *Enclave) Begin(t testing.TB, j Job) *core.Job {
+	t.Helper()
+	job, err := e.Submit(j.Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range j.Modules {
+		err := job.PutModule(t.Context(), Digest(m), []byte(m))
+		if err != nil && !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrOver) {
+			t.Fatal(err)
+		}
+	}
+	return job
+}
+
+// Send waits for the admission and sends the assets. It says whether all of them arrived.
+func (e *Enclave) Send(t testing.TB, job *core.Job, j Job) bool {
+	t.Helper()
+	if _, over, err := job.Admission(t.Context()); over || err != nil {
+		return false
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Assets)) {
+		if job.PutAsset(t.Context(), name, Stream(Tar(t, j.Assets[name]))) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Run runs a job until it is done.
+func (e *Enclave) Run(t testing.TB, j Job) (*core.Job, core.Result) {
+	t.Helper()
+	job := e.Begin(t, j)
+	e.Send(t, job, j)
+	result, err := job.Result(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job, result
+}

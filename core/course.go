@@ -1,0 +1,359 @@
+package core
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/cloister-run/cloister/core/border"
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/plugins/executor"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// maxEntries bounds the files and folders of one asset.
+const maxEntries = 1_000_000
+
+// course is a job's way through its phases. One goroutine walks it; stage alone is called
+// by others, between admission and [Job.settle].
+type course struct {
+	job    *Job
+	info   abi.Executor
+	record receipt.Run
+	border *border.Border
+	space  *space.Space
+	launch *launch
+
+	mu     sync.Mutex
+	staged map[string]tree.Summary
+	// given is what each input's reference stands for, inside.
+	given map[string]string
+	task  executor.Task
+
+	// exposed says that the executor can see assets: what it says from now on may be of them.
+	exposed   bool
+	status    executor.Result
+	clearance *border.Clearance
+}
+
+// end is how a course ended.
+type end struct {
+	result    Result
+	record    []byte
+	clearance *border.Clearance
+	// denied says that a denial was recorded; dropped that no asset is left.
+	denied, dropped bool
+}
+
+func newCourse(j *Job, info abi.Executor, sequence int) *course {
+	cfg := j.runner.cfg
+	return &course{
+		job: j, info: info, staged: map[string]tree.Summary{}, given: map[string]string{},
+		record: receipt.Run{
+			Job:       receipt.Job{ID: j.sub.ID, Name: j.spec.Name, Digest: j.spec.Digest()},
+			Enclave:   receipt.Enclave{Realm: cfg.Realm, Version: cfg.Version, Sequence: sequence},
+			Executor:  receipt.Executor{Executor: info, Walls: []string{}},
+			Assets:    []abi.Asset{},
+			Policies:  []abi.PolicyRef{},
+			Consented: []abi.Channel{},
+			Decisions: []receipt.Decision{},
+			Released:  []abi.Artifact{},
+			Started:   receipt.Time(cfg.Now()),
+		},
+	}
+}
+
+// run walks the course: the phases in their order, then the end of everything that ran, then
+// the record.
+func (c *course) run(ctx context.Context) end {
+	var err error
+	for _, phase := range []func(context.Context) error{c.admit, c.receive, c.ingress, c.execute, c.egress} {
+		if err = phase(ctx); err != nil {
+			break
+		}
+	}
+	if killed := c.launch.kill(); killed != nil {
+		err = &faultError{FaultMachine, killed}
+	}
+	c.job.settle()
+	dropped := c.drop()
+	if dropped != nil {
+		err = errors.Join(err, &faultError{FaultMachine, dropped})
+	}
+	e := c.conclude(ctx, err)
+	e.dropped = dropped == nil
+	e.denied = slices.ContainsFunc(c.record.Decisions, func(d receipt.Decision) bool { return !d.Allow })
+	return e
+}
+
+// drop removes the assets, when nothing uses them any more.
+func (c *course) drop() error {
+	if c.space == nil {
+		return nil
+	}
+	return c.space.DropAssets()
+}
+
+// admit waits for the policies' modules and asks every policy about the job, on claims.
+func (c *course) admit(ctx context.Context) (err error) {
+	c.job.enter(Admitting)
+	if err := wait(ctx, c.job.modules.full); err != nil {
+		return err
+	}
+	c.job.patience.hold() // the policies are at work, not the operator
+	c.border = border.New(c.parties(), &c.record)
+	c.record.Policies = c.border.Policies()
+	if c.record.Assets, err = c.assets(false); err != nil {
+		return err
+	}
+	request := c.request()
+	request.Channels = c.channels()
+	if err := c.border.Admit(ctx, request); err != nil {
+		return err
+	}
+	c.record.Consented = c.border.Consented()
+	if c.space, err = c.job.runner.cfg.Spaces.Make(c.job.sub.ID, c.job.spec.Limits.Disk); err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	c.launch = newLaunch(c.job.runner.cfg.Executors, c.info.Name, c.place())
+	c.job.mu.Lock()
+	c.job.consented = c.border.Consented()
+	c.job.mu.Unlock()
+	close(c.job.admitted)
+	c.job.patience.resume()
+	return nil
+}
+
+// receive waits for the assets. The executor starts meanwhile, and sees none of them.
+func (c *course) receive(ctx context.Context) error {
+	c.job.enter(Receiving)
+	if err := wait(ctx, c.job.assets.begun); err != nil {
+		return err
+	}
+	c.launch.start(ctx)
+	select {
+	case <-c.job.assets.full:
+		c.job.patience.stop()
+		return nil
+	case <-c.launch.failed:
+		return c.launch.wait(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ingress asks every policy again, on verified facts, and shows the assets to the application.
+// It waits for the executor first: what that says of itself goes into the record, so it must
+// have been said before there was anything to see.
+func (c *course) ingress(ctx context.Context) (err error) {
+	c.job.enter(Ingress)
+	if c.record.Assets, err = c.assets(true); err != nil {
+		return err
+	}
+	if err := c.border.Ingress(ctx, c.request()); err != nil {
+		return err
+	}
+	if err := c.launch.wait(ctx); err != nil {
+		return err
+	}
+	c.record.Executor.Runtime, c.record.Executor.Walls = c.launch.runtime, c.launch.session.Walls()
+	if c.task, err = c.makeTask(); err != nil {
+		return err
+	}
+	c.exposed = true
+	if err := c.space.Publish(); err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	return nil
+}
+
+// execute runs the application to its end and kills everything that it started.
+func (c *course) execute(ctx context.Context) (err error) {
+	c.job.enter(Executing)
+	c.job.runner.began()
+	ctx, cancel := context.WithTimeoutCause(ctx, c.job.spec.Limits.Run, errTimedOut)
+	defer cancel()
+	c.status, err = c.launch.session.Run(ctx, c.task)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, executor.ErrEntrypoint):
+		return &faultError{FaultEntrypoint, err}
+	case errors.Is(err, executor.ErrRuntime):
+		return &faultError{FaultRuntime, err}
+	case err != nil:
+		return &faultError{FaultGone, err}
+	case c.status.Status < 0 || c.status.Status > 255: // a channel of one byte carries no more
+		return &faultError{FaultGone, executor.ErrGone}
+	}
+	return nil
+}
+
+// egress freezes what the application left and asks every policy about it. Of an application
+// that failed only the logs and the exit status are looked at.
+func (c *course) egress(ctx context.Context) (err error) {
+	if err := c.launch.kill(); err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	c.job.enter(Egress)
+	work, err := os.OpenRoot(c.space.Work)
+	if err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	defer work.Close()
+	own, err := os.OpenRoot(c.space.Own)
+	if err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	defer own.Close()
+	if err := own.WriteFile("exit", fmt.Appendf(nil, "%d\n", c.status.Status), 0o600); err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	c.clearance, err = c.border.Egress(ctx, c.request(), c.candidates(work, own), c.job.spec.Limits.Disk)
+	return err
+}
+
+// candidates are the places of the channels that the job asks for.
+func (c *course) candidates(work, own *os.Root) []border.Candidate {
+	var found []border.Candidate
+	for _, ch := range c.channels() {
+		name, isOutput := ch.OutputName()
+		switch {
+		case isOutput && c.status.Succeeded():
+			place, isTree := strings.CutSuffix(c.job.spec.Command.Outputs[name], "/")
+			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Outputs, place), Tree: isTree})
+		case ch == abi.Exit:
+			found = append(found, border.Candidate{Channel: ch, Dir: own, Name: "exit"})
+		case ch == abi.Stdout:
+			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Logs, "stdout")})
+		case ch == abi.Stderr:
+			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Logs, "stderr")})
+		}
+	}
+	return found
+}
+
+// channels lists what the job asks for.
+func (c *course) channels() []abi.Channel {
+	spec := c.job.spec
+	var channels []abi.Channel
+	for _, name := range spec.Outputs {
+		channels = append(channels, abi.Output(name))
+	}
+	for _, asked := range []struct {
+		wanted  bool
+		channel abi.Channel
+	}{{spec.Logs.Stdout, abi.Stdout}, {spec.Logs.Stderr, abi.Stderr}, {spec.Exit, abi.Exit}} {
+		if asked.wanted {
+			channels = append(channels, asked.channel)
+		}
+	}
+	return channels
+}
+
+// parties are the policies of the job.
+func (c *course) parties() []border.Party {
+	c.job.mu.Lock()
+	defer c.job.mu.Unlock()
+	parties := make([]border.Party, 0, len(c.job.spec.Policies))
+	for _, use := range c.job.spec.Policies {
+		p := c.job.policies[use.Module]
+		sum := sha256.Sum256(use.Config)
+		parties = append(parties, border.Party{
+			Ref:    abi.PolicyRef{Module: use.Module, Config: tree.Hex(sum[:])},
+			Config: use.Config,
+			Codes:  p.Manifest().Codes,
+			Judge:  p,
+		})
+	}
+	return parties
+}
+
+// request is what policies are asked, but for the point and what belongs to it.
+func (c *course) request() abi.Request {
+	boot, sharing := c.job.runner.boot()
+	return abi.Request{
+		Job: json.RawMessage(c.job.sub.Job), JobDigest: c.record.Job.Digest,
+		Executor: c.info, Assets: c.record.Assets,
+		Time: receipt.Time(c.job.runner.cfg.Now()), PCRs: map[string]string{},
+		Boot: boot, Sharing: sharing,
+	}
+}
+
+// assets states the facts about every asset: as claimed, or as found when it had arrived.
+func (c *course) assets(verified bool) ([]abi.Asset, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	assets := make([]abi.Asset, 0, len(c.job.sub.Assets))
+	for _, claim := range c.job.sub.Assets {
+		a := abi.Asset{Name: claim.Name, Kind: "input", Form: claim.Form, Bytes: claim.Bytes}
+		if claim.Name == applicationName {
+			a.Kind = applicationName
+		}
+		if verified {
+			sum, ok := c.staged[claim.Name]
+			if !ok {
+				return nil, &faultError{FaultMachine, fmt.Errorf("%s has not arrived", claim.Name)}
+			}
+			a.Verified, a.Digest, a.Bytes = true, sum.Digest, sum.Bytes
+		}
+		assets = append(assets, a)
+	}
+	return assets, nil
+}
+
+// stage unpacks an asset where no sandbox sees it. It is safe for concurrent use.
+func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) error {
+	dir := filepath.Join(c.space.Staging, filepath.FromSlash(folder(claim.Name)))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return stageError(claim.Name, err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return stageError(claim.Name, err)
+	}
+	defer root.Close()
+	sum, err := tree.Unpack(ctx, content, root, tree.Limits{Bytes: claim.Bytes, Entries: claim.Entries})
+	if err != nil {
+		return stageError(claim.Name, err)
+	}
+	inside := path.Join(executor.AssetsDir, folder(claim.Name))
+	if claim.Form == formFile {
+		names, err := os.ReadDir(dir)
+		if err != nil || len(names) != 1 || !names[0].Type().IsRegular() {
+			return fmt.Errorf("%w: %s: claimed to be a file and is not one", ErrInvalid, claim.Name)
+		}
+		inside = path.Join(inside, names[0].Name())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.staged[claim.Name], c.given[claim.Name] = sum, inside
+	return nil
+}
+
+// stageError tells what is wrong with an asset, or with its stream, from what the machine lacks.
+func stageError(name string, err error) error {
+	local, isLocal := errors.AsType[*fs.PathError](err)
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("%w: for %s", queue.ErrNoRoom, name)
+	case isLocal:
+		return fmt.Errorf("%s: %w", name, local.Err) // without the path, which is the enclave's
+	default:
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+	}
+}

@@ -1,0 +1,216 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloister-run/cloister/core/border"
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// Job is one job, from its submission until it is deleted. It is safe for concurrent use.
+type Job struct {
+	runner   *Runner
+	sub      Submission
+	spec     *jobspec.Canonical
+	token    string
+	reserved *queue.Reservation
+	course   *course
+
+	// ctx ends with the cause that ends the job early; open, below it, also when the job takes
+	// nothing any more; kept when the job is deleted.
+	ctx, open, kept context.Context
+	cancel, refuse  context.CancelCauseFunc
+	drop            context.CancelFunc
+	// patience runs while the job waits for its operator.
+	patience *patience
+	// modules and assets are what must still arrive.
+	modules, assets *intake
+	// arriving are the calls that bring something, leaving those that take something away.
+	arriving, leaving gate
+	admitted, done    chan struct{}
+
+	mu        sync.Mutex
+	policies  map[string]Policy
+	phases    []Phase
+	changed   chan struct{}
+	consented []abi.Channel
+	result    Result // and record: set before done is closed, and never again
+	record    []byte
+	told      bool // the record was handed out
+	clearance *border.Clearance
+
+	keep   *time.Timer // set before done is closed
+	wiping sync.Mutex
+}
+
+func newJob(r *Runner, s Submission, spec *jobspec.Canonical, info abi.Executor, reserved *queue.Reservation) *Job {
+	j := &Job{
+		runner: r, sub: s, spec: spec, token: newToken(), reserved: reserved,
+		admitted: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
+		policies: map[string]Policy{},
+	}
+	j.ctx, j.cancel = context.WithCancelCause(context.Background())
+	j.open, j.refuse = context.WithCancelCause(j.ctx)
+	j.kept, j.drop = context.WithCancel(context.Background())
+	var modules, assets []string
+	for _, p := range spec.Policies {
+		modules = append(modules, p.Module)
+	}
+	for _, c := range s.Assets {
+		assets = append(assets, c.Name)
+	}
+	j.modules, j.assets = newIntake(modules), newIntake(assets)
+	j.patience = newPatience(r.cfg.Idle, func() { j.cancel(errIdle) })
+	j.course = newCourse(j, info, r.sequence)
+	return j
+}
+
+// Token is what every later call about the job must know.
+func (j *Job) Token() string { return j.token }
+
+// ID is the operator's name for the job.
+func (j *Job) ID() string { return j.sub.ID }
+
+// Modules lists the digests of the policy modules that must be sent.
+func (j *Job) Modules() []string { return j.modules.names() }
+
+// Need is what the job was promised.
+func (j *Job) Need() queue.Need { return need(j.spec, j.sub.Assets) }
+
+// Cancel ends the job. One that is done stays as it is.
+func (j *Job) Cancel() { j.cancel(errCancelled) }
+
+// Admission waits until every policy admitted the job, and says which channels they agreed to;
+// or until the job is over, whichever comes first.
+func (j *Job) Admission(ctx context.Context) (consented []abi.Channel, over bool, err error) {
+	select {
+	case <-j.admitted:
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return slices.Clone(j.consented), false, nil
+	case <-j.done:
+		return nil, true, nil
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	}
+}
+
+// Phases gives the phases after the first n, and waits for one if there is none. After Done
+// it gives none and no error.
+func (j *Job) Phases(ctx context.Context, n int) ([]Phase, error) {
+	for {
+		j.mu.Lock()
+		phases, changed := j.phases, j.changed
+		j.mu.Unlock()
+		n = min(max(n, 0), len(phases))
+		if n < len(phases) {
+			return slices.Clone(phases[n:]), nil
+		}
+		if n > 0 && phases[n-1] == Done {
+			return nil, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (j *Job) enter(p Phase) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.phases = append(j.phases, p)
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// Result waits for the end of the job, or for ctx's.
+func (j *Job) Result(ctx context.Context) (Result, error) {
+	select {
+	case <-j.done:
+		return j.result, nil
+	case <-ctx.Done():
+		return Result{}, context.Cause(ctx)
+	}
+}
+
+// run is the job's goroutine. When the job is done, all that is left of it in memory is what
+// may be released; where that is nothing, nothing is left.
+func (j *Job) run() {
+	end := j.course.run(j.ctx)
+	j.patience.stop()
+	j.mu.Lock()
+	j.result, j.record, j.clearance = end.result, end.record, end.clearance
+	j.mu.Unlock()
+	if end.clearance == nil {
+		_ = j.wipe() // Delete tries again, and the ledger counts the memory until it succeeds
+	} else if end.dropped {
+		j.reserved.Keep(j.spec.Limits.Disk)
+	}
+	j.runner.ended(end.denied)
+	j.keep = time.AfterFunc(j.runner.cfg.Keep, func() { _ = j.Delete() }) // nobody waits for its error
+	j.cancel(ErrOver)
+	close(j.done)
+	j.enter(Done)
+}
+
+// errWipe hides its cause, which has names of the application's choice.
+var errWipe = errors.New("the job cannot be wiped")
+
+// Delete cancels the job if it runs, waits for its end, cuts off what is being released, and
+// wipes everything of it. Where that fails the job stays known, without anything to release,
+// and Delete may be called again.
+func (j *Job) Delete() error {
+	j.cancel(errCancelled)
+	<-j.done
+	j.keep.Stop()
+	j.drop()
+	j.leaving.shut()
+	if err := j.wipe(); err != nil {
+		return err
+	}
+	j.runner.forget(j)
+	return nil
+}
+
+// wipe leaves nothing of the job in memory, and gives back what it was promised. Nobody uses
+// its files any more.
+func (j *Job) wipe() error {
+	j.wiping.Lock()
+	defer j.wiping.Unlock()
+	j.mu.Lock()
+	clearance := j.clearance
+	j.clearance = nil
+	j.mu.Unlock()
+	if clearance != nil {
+		_ = clearance.Close() // of folders that were only read
+	}
+	if j.course.space != nil && j.course.space.Wipe() != nil {
+		return errWipe
+	}
+	j.reserved.Release()
+	return nil
+}
+
+// The names of assets, and their forms.
+const (
+	applicationName = "application"
+	formFile        = "file"
+	formTree        = "tree"
+)
+
+func inputName(name string) string { return "inputs." + name }
+
+// folder is where an asset stands below the staging or assets folder.
+func folder(asset string) string { return strings.Replace(asset, "inputs.", "inputs/", 1) }
+
+var _ Spaces = (*space.Maker)(nil)

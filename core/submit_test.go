@@ -1,0 +1,199 @@
+package core_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/coretest"
+	"github.com/cloister-run/cloister/core/queue"
+)
+
+func TestSubmitRefuses(t *testing.T) {
+	e := allowing(t, writes(0))
+	for _, test := range []struct {
+		rule   string
+		change func(*core.Submission)
+		want   error
+	}{
+		{"no id", func(s *core.Submission) { s.ID = "" }, core.ErrInvalid},
+		{"an id of 65 bytes", func(s *core.Submission) { s.ID = strings.Repeat("a", 65) }, core.ErrInvalid},
+		{"an id with a dot", func(s *core.Submission) { s.ID = ".." }, core.ErrInvalid},
+		{"an id with a slash", func(s *core.Submission) { s.ID = "a/b" }, core.ErrInvalid},
+		{"an id in capitals", func(s *core.Submission) { s.ID = "A" }, core.ErrInvalid},
+		{"an id with a NUL", func(s *core.Submission) { s.ID = "a\x00" }, core.ErrInvalid},
+		{"no job", func(s *core.Submission) { s.Job = nil }, core.ErrInvalid},
+		{"a job in another spelling", func(s *core.Submission) { s.Job = append(s.Job, ' ') }, core.ErrInvalid},
+		{"no application", func(s *core.Submission) { s.Assets = s.Assets[1:] }, core.ErrInvalid},
+		{"a missing input", func(s *core.Submission) { s.Assets = s.Assets[:1] }, core.ErrInvalid},
+		{"an input too many", func(s *core.Submission) {
+			s.Assets = append(s.Assets, core.Claim{Name: "inputs.zzz", Form: "tree"})
+		}, core.ErrInvalid},
+		{"inputs out of order", func(s *core.Submission) { slices.Reverse(s.Assets) }, core.ErrInvalid},
+		{"a negative size", func(s *core.Submission) { s.Assets[0].Bytes = -1 }, core.ErrInvalid},
+		{"an unknown form", func(s *core.Submission) { s.Assets[1].Form = "link" }, core.ErrInvalid},
+		{"an application that is a file", func(s *core.Submission) { s.Assets[0].Form = "file" }, core.ErrInvalid},
+		{"sizes that overflow", func(s *core.Submission) {
+			s.Assets[0].Bytes, s.Assets[1].Bytes = 1<<63-1, 1<<63-1
+		}, queue.ErrNoRoom},
+		{"more than there is", func(s *core.Submission) { s.Assets[0].Bytes = coretest.Memory }, queue.ErrNoRoom},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			s := coretest.Simple("job").Submission(t)
+			test.change(&s)
+			_, err := e.Submit(s)
+			is(t, err, test.want)
+		})
+	}
+	unknown := coretest.Simple("job")
+	unknown.Spec.Command.Executor = "cobol"
+	_, err := e.Submit(unknown.Submission(t))
+	is(t, err, core.ErrInvalid)
+	e.Empty(t)
+}
+
+func TestSubmitTakesEveryLegalID(t *testing.T) {
+	e := allowing(t, writes(0))
+	for _, id := range []string{"a", "0", "-", "--", strings.Repeat("z", 64)} {
+		if _, err := e.Submit(coretest.Simple(id).Submission(t)); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
+
+func TestSubmitIsIdempotent(t *testing.T) {
+	e := allowing(t, writes(0))
+	first, err := e.Submit(coretest.Simple("job").Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	promised := e.Balance()
+	again, err := e.Submit(coretest.Simple("job").Submission(t))
+	if err != nil || again != first || again.Token() != first.Token() {
+		t.Errorf("the same submission gave another job: %v", err)
+	}
+	if e.Balance() != promised {
+		t.Error("the same submission was promised memory twice")
+	}
+	other := coretest.Simple("job")
+	other.Spec.Name = "other"
+	_, err = e.Submit(other.Submission(t))
+	is(t, err, core.ErrConflict)
+	sized := coretest.Simple("job")
+	sized.Claims = map[string]int64{"application": 1 << 20}
+	_, err = e.Submit(sized.Submission(t))
+	is(t, err, core.ErrConflict)
+}
+
+func TestAnIDIsFreeAfterDelete(t *testing.T) {
+	e := allowing(t, writes(0))
+	j, _ := e.Run(t, coretest.Simple("job", "allow"))
+	if err := j.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	again, r := e.Run(t, coretest.Simple("job", "allow"))
+	if r.Outcome != "succeeded" || again.Token() == j.Token() {
+		t.Errorf("outcome %s, or the token of the job before", r.Outcome)
+	}
+	_, err := e.Job("job", j.Token())
+	is(t, err, core.ErrNotFound)
+}
+
+func TestTokensOpenTheirOwnJobAlone(t *testing.T) {
+	e := allowing(t, writes(0))
+	a, err := e.Submit(coretest.Simple("a").Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := e.Submit(coretest.Simple("b").Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Token()) != 64 || a.Token() == b.Token() {
+		t.Errorf("tokens %q and %q", a.Token(), b.Token())
+	}
+	for _, test := range []struct {
+		rule, id, token string
+		want            *core.Job
+	}{
+		{"own", "a", a.Token(), a},
+		{"foreign", "a", b.Token(), nil},
+		{"none", "a", "", nil},
+		{"shortened", "a", a.Token()[:63], nil},
+		{"longer", "a", a.Token() + "0", nil},
+		{"in capitals", "a", strings.ToUpper(a.Token()), nil},
+		{"of a job that is not", "c", a.Token(), nil},
+	} {
+		got, err := e.Job(test.id, test.token)
+		if got != test.want || (test.want == nil && !errors.Is(err, core.ErrNotFound)) {
+			t.Errorf("%s: %v, %v", test.rule, got, err)
+		}
+	}
+}
+
+func TestTooManyJobs(t *testing.T) {
+	e := allowing(t, writes(0))
+	small := func(i int) core.Submission {
+		j := coretest.Simple(fmt.Sprintf("job-%d", i))
+		j.Spec.Limits.Memory, j.Spec.Limits.Disk = 1<<20, 1<<20
+		return j.Submission(t)
+	}
+	for i := range 1024 {
+		if _, err := e.Submit(small(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := e.Submit(small(1024))
+	is(t, err, queue.ErrNoRoom)
+	if _, err := e.Submit(small(7)); err != nil {
+		t.Errorf("a job that is known: %v", err)
+	}
+}
+
+func TestAfterCloseNoJobBegins(t *testing.T) {
+	e := allowing(t, writes(0))
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := e.Submit(coretest.Simple("job").Submission(t))
+	is(t, err, core.ErrClosed)
+}
+
+func TestMemoryIsGivenBackAsSoonAsItIsFree(t *testing.T) {
+	e := allowing(t, writes(0))
+	spec := coretest.Simple("job", "allow")
+	j, _ := e.Run(t, spec)
+	if got := e.Balance().Reserved; got != spec.Spec.Limits.Disk {
+		t.Errorf("done: %d promised, want what its outputs may take: %d", got, spec.Spec.Limits.Disk)
+	}
+	if err := j.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	e.Empty(t)
+	next(e, writes(1))
+	quiet := coretest.Simple("quiet", "allow")
+	quiet.Modules = []string{"deny"}
+	e.Policies.Known["deny"] = deny("egress", "")
+	_, r := e.Run(t, quiet)
+	if r.Outcome != "denied" {
+		t.Fatal(r.Outcome)
+	}
+	e.Empty(t) // nothing may leave, so nothing is kept, though the job is still known
+}
+
+// TestEntriesCountAsMemory: a file takes memory even where it has no content.
+func TestEntriesCountAsMemory(t *testing.T) {
+	need := func(files map[string]string) int64 {
+		e := allowing(t, writes(0))
+		spec := coretest.Simple("job", "allow")
+		spec.Assets["application"] = files
+		return e.Begin(t, spec).Need().Assets
+	}
+	few, many := need(map[string]string{"main.py": ""}), need(map[string]string{"main.py": "", "a": "", "b": ""})
+	if many-few < 2*4096 {
+		t.Errorf("two files more take %d bytes more", many-few)
+	}
+}
