@@ -1,0 +1,309 @@
+// Package api serves the enclave's HTTP API.
+//
+// It owns the translation between calls and [core.Runner], and the bounds of what a caller
+// may send: sizes, deadlines, how many at once. It trusts no caller: the host relays every
+// byte. Errors are answered in the enclave's own words.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/border"
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// Config configures a Server. Every field is required unless its comment says otherwise.
+type Config struct {
+	Runner *core.Runner
+	// Enclave is what GET /v1/enclave answers; its Memory is filled in.
+	Enclave wire.Enclave
+	// Quiet bounds how long a caller may send or take nothing [1 min].
+	Quiet time.Duration
+	Log   *slog.Logger
+}
+
+// Bounds on what callers may do at once, and on headers.
+const (
+	maxConns  = 256
+	maxHeader = 16 << 10
+	// maxWhole bounds the bodies that are held whole at once, of at most wire.MaxModule each.
+	maxWhole = 16
+)
+
+// Server serves one runner.
+type Server struct {
+	cfg  Config
+	http *http.Server
+	// whole holds one token for each body that is held whole.
+	whole chan struct{}
+}
+
+// New makes a server.
+func New(cfg Config) *Server {
+	if cfg.Quiet == 0 {
+		cfg.Quiet = time.Minute
+	}
+	s := &Server{cfg: cfg, whole: make(chan struct{}, maxWhole)}
+	s.http = &http.Server{
+		Handler:                      s.routes(),
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            cfg.Quiet,
+		WriteTimeout:                 cfg.Quiet, // of what a handler writes without touching it, see quiet
+		IdleTimeout:                  cfg.Quiet,
+		MaxHeaderBytes:               maxHeader,
+		ErrorLog:                     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Serve answers calls until Close. It takes the listener over.
+func (s *Server) Serve(l net.Listener) error {
+	err := s.http.Serve(netutil.LimitListener(l, maxConns))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("api: %w", err)
+}
+
+// Close ends every call at once.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Errors of calls that no handler takes.
+var (
+	errNoPath = errors.New("no such path")
+	errMethod = errors.New("the path does not take this method")
+)
+
+// routes maps every path to the one method that it takes.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(method, path string, h func(*exchange) error) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			x := newExchange(w, r, s.cfg.Quiet)
+			defer x.end()
+			var err error
+			if r.Method != method {
+				w.Header().Set("Allow", method)
+				err = errMethod
+			} else {
+				err = h(x)
+			}
+			if err != nil {
+				s.fail(x, err)
+			}
+		})
+	}
+	withJob := func(method, path string, h func(*exchange, *core.Job) error) {
+		handle(method, path, func(x *exchange) error {
+			j, err := s.cfg.Runner.Job(x.request.PathValue("id"), x.request.Header.Get(wire.TokenHeader))
+			if err != nil {
+				return err
+			}
+			return h(x, j)
+		})
+	}
+	handle(http.MethodGet, wire.EnclavePath, s.enclave)
+	handle(http.MethodPost, wire.JobsPath, s.submit)
+	withJob(http.MethodPut, wire.ModulePath+"{digest}", s.putModule)
+	withJob(http.MethodGet, wire.AdmitPath, s.admission)
+	withJob(http.MethodPut, wire.AssetPath+"{asset}", s.putAsset)
+	withJob(http.MethodGet, wire.PhasesPath, s.phases)
+	withJob(http.MethodGet, wire.RecordPath, s.record)
+	withJob(http.MethodGet, wire.ReleasePath+"{channel}", s.release)
+	withJob(http.MethodDelete, wire.JobPath, s.delete)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		x := newExchange(w, r, s.cfg.Quiet)
+		defer x.end()
+		s.fail(x, errNoPath)
+	})
+	return mux
+}
+
+func (s *Server) enclave(x *exchange) error {
+	e := s.cfg.Enclave
+	e.Memory = s.cfg.Runner.Balance()
+	return x.answer(http.StatusOK, e)
+}
+
+func (s *Server) submit(x *exchange) error {
+	raw, done, err := s.body(x, wire.MaxControl)
+	if err != nil {
+		return err
+	}
+	defer done()
+	sub, err := wire.DecodeSubmit(raw)
+	if err != nil {
+		return fmt.Errorf("%w: %w", core.ErrInvalid, err)
+	}
+	j, err := s.cfg.Runner.Submit(core.Submission{ID: sub.ID, Job: []byte(sub.Job), Assets: sub.Assets})
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.Info("job submitted", "job", j.ID())
+	return x.answer(http.StatusCreated, wire.Submitted{Token: j.Token(), Modules: j.Modules()})
+}
+
+func (s *Server) putModule(x *exchange, j *core.Job) error {
+	digest := x.request.PathValue("digest")
+	if !slices.Contains(j.Modules(), digest) { // before 16 MiB are read for nothing
+		return fmt.Errorf("%w: the job has no module %.80q", core.ErrInvalid, digest)
+	}
+	module, done, err := s.body(x, wire.MaxModule)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := j.PutModule(x.request.Context(), digest, module); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) admission(x *exchange, j *core.Job) error {
+	consented, over, err := j.Admission(x.request.Context())
+	if err != nil {
+		return err
+	}
+	if over {
+		return core.ErrOver
+	}
+	return x.answer(http.StatusOK, wire.Admission{
+		Consented: consented, Need: j.Need(), Memory: s.cfg.Runner.Balance(),
+	})
+}
+
+func (s *Server) putAsset(x *exchange, j *core.Job) error {
+	if err := j.PutAsset(x.request.Context(), x.request.PathValue("asset"), x.reader()); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// phases streams the phases of a job until it is done.
+func (s *Server) phases(x *exchange, j *core.Job) error {
+	x.Header().Set("Content-Type", wire.PhasesType)
+	for seen := 0; ; {
+		phases, err := j.Phases(x.request.Context(), seen)
+		if err != nil || len(phases) == 0 {
+			return err
+		}
+		seen += len(phases)
+		for _, phase := range phases {
+			p := wire.Progress{Phase: phase}
+			if phase == core.Done {
+				result, err := j.Result(x.request.Context())
+				if err != nil {
+					return err
+				}
+				p.Result = &result
+			}
+			if err := json.NewEncoder(x.writer()).Encode(p); err != nil {
+				return err
+			}
+		}
+		if err := x.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) record(x *exchange, j *core.Job) error {
+	record, err := j.Record()
+	if err != nil {
+		return err
+	}
+	x.Header().Set("Content-Type", wire.JSONType)
+	_, err = x.writer().Write(record)
+	return err
+}
+
+// release sends what may leave by a channel. The trailer tells a whole one from one that
+// broke off; the caller holds the bytes against the record's digest in any case.
+func (s *Server) release(x *exchange, j *core.Job) error {
+	out := &releaseWriter{quiet: x.writer(), x: x}
+	if err := j.Release(x.request.Context(), abi.Channel(x.request.PathValue("channel")), out); err != nil {
+		return err
+	}
+	out.begin() // of nothing, if nothing was written
+	x.Header().Set(wire.EndTrailer, wire.EndWhole)
+	return nil
+}
+
+func (s *Server) delete(x *exchange, j *core.Job) error {
+	if err := j.Delete(); err != nil {
+		return err
+	}
+	s.cfg.Log.Info("job deleted", "job", j.ID())
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// fail answers an error, or breaks the connection off if the answer has begun: nothing else
+// tells a caller that something is missing.
+func (s *Server) fail(x *exchange, err error) {
+	if x.begun {
+		panic(http.ErrAbortHandler)
+	}
+	// What is not known here is the enclave's own concern; its words may name anything.
+	status, e := http.StatusInternalServerError, wire.Error{Code: wire.Internal, Message: "the enclave failed"}
+	for _, known := range []struct {
+		is     error
+		status int
+		code   wire.Code
+	}{
+		{errNoPath, http.StatusNotFound, wire.NotFound},
+		{errMethod, http.StatusMethodNotAllowed, wire.Method},
+		{core.ErrNotFound, http.StatusNotFound, wire.NotFound},
+		{core.ErrOver, http.StatusConflict, wire.Over},
+		{core.ErrConflict, http.StatusConflict, wire.Conflict},
+		{core.ErrOrder, http.StatusConflict, wire.Order},
+		{queue.ErrNoRoom, http.StatusInsufficientStorage, wire.NoRoom},
+		{core.ErrClosed, http.StatusServiceUnavailable, wire.Stopping},
+		{border.ErrNotCleared, http.StatusNotFound, wire.Nothing},
+		{core.ErrInvalid, http.StatusUnprocessableEntity, wire.Invalid},
+	} {
+		if errors.Is(err, known.is) {
+			status, e = known.status, wire.Error{Code: known.code, Message: err.Error()}
+			break
+		}
+	}
+	s.cfg.Log.Info("call refused", "method", x.request.Method, "code", e.Code)
+	x.Header().Set("Content-Type", wire.ErrorMedia)
+	x.WriteHeader(status)
+	_ = json.NewEncoder(x.writer()).Encode(e) // a caller that is gone needs no answer
+}
+
+// body reads a bounded body whole. The caller says when it is done with it.
+func (s *Server) body(x *exchange, limit int64) (_ []byte, done func(), err error) {
+	select {
+	case s.whole <- struct{}{}:
+	case <-x.request.Context().Done():
+		return nil, nil, context.Cause(x.request.Context())
+	}
+	done = func() { <-s.whole }
+	raw, err := io.ReadAll(io.LimitReader(x.reader(), limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("%w: the body is over %d bytes", core.ErrInvalid, limit)
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return raw, done, nil
+}

@@ -1,0 +1,90 @@
+// Package boot is what PID 1 of an enclave does: it reads the measured profile, wires the
+// runner to executors, policies and the listener, and serves until it is told to end.
+//
+// It ignores its arguments and its environment: everything that it goes by is at the fixed
+// paths of package image. Nothing simulated is linked into it.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/enclave/api"
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/plugins/host"
+	"github.com/cloister-run/cloister/policies"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// Run boots the enclave and serves until ctx ends. The console takes a few lines of text and
+// is read by whoever runs the enclave: nothing of a job goes there but its ID.
+func Run(ctx context.Context, console io.Writer) (err error) {
+	p, err := readProfile(filepath.Join(image.Dir, image.Profile))
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(console, nil))
+	executors, err := host.New(host.Config{
+		Dir: filepath.Join(image.Dir, image.Executors), Rootfs: image.Root, Init: filepath.Join(image.Dir, image.Walls),
+	})
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer func() { err = errors.Join(err, executors.Close()) }()
+	engine, err := policies.New(ctx, policies.Config{})
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer func() { err = errors.Join(err, engine.Close(context.WithoutCancel(ctx))) }()
+	m, err := readMachine()
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	runner := core.New(core.Config{
+		Executors: executorHost{executors},
+		Policies:  policyEngine{engine},
+		Spaces:    space.NewMaker(image.State, m.distinct),
+		Ledger:    queue.NewLedger(m.forJobs()),
+		Realm:     p.Realm,
+		Version:   image.Version,
+	})
+	defer func() { err = errors.Join(err, runner.Close()) }()
+	enclave := wire.Enclave{Version: image.Version, Realm: p.Realm, Executors: installed(executors)}
+	return serve(ctx, api.New(api.Config{Runner: runner, Enclave: enclave, Log: log}), console)
+}
+
+// serve listens on the socket, and says on the console that it does.
+func serve(ctx context.Context, server *api.Server, console io.Writer) error {
+	l, err := net.Listen("unix", image.Socket)
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer l.Close()
+	if err := os.Chmod(image.Socket, 0o600); err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if _, err := fmt.Fprintln(console, image.Ready); err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	return server.Serve(l)
+}
+
+func installed(executors *host.Host) []abi.Executor {
+	var all []abi.Executor
+	for _, info := range executors.List() {
+		all = append(all, abi.Executor{Name: info.Name, Version: info.Version, Digest: info.Digest})
+	}
+	return all
+}

@@ -1,0 +1,22 @@
+package boot
+
+// What the tests look at.
+var (
+	ReadProfile  = readProfile
+	ParseProfile = parseProfile
+	ParseMemory  = parseMemory
+	EveryUser    = everyUser
+	IsRealm      = realm
+)
+
+// The rest of it.
+type Profile = profile
+
+const MaxProfile, ListenUnix = maxProfile, listenUnix
+
+func ForJobs(memory int64) int64 { return machine{memory: memory}.forJobs() }
+
+func ThisMachine() (memory int64, err error) {
+	m, err := readMachine()
+	return m.memory, err
+}

@@ -1,0 +1,124 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// maxProfile bounds the profile in bytes.
+const maxProfile = 16 << 10
+
+// listenUnix makes the enclave listen on image.Socket.
+const listenUnix = "unix"
+
+// profile is the one measured file that fixes what an enclave trusts and where it listens.
+type profile struct {
+	// Realm is what records say of where they were made.
+	Realm string `json:"realm"`
+	// Listen is "unix".
+	Listen string `json:"listen"`
+}
+
+// readProfile reads the profile at path.
+func readProfile(path string) (profile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return profile{}, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil {
+		return profile{}, fmt.Errorf("profile: %w", err)
+	}
+	return parseProfile(raw)
+}
+
+// parseProfile reads a profile strictly: it is measured, so what is not understood is no mistake
+// of the enclave's to be lenient about.
+func parseProfile(raw []byte) (profile, error) {
+	var p profile
+	if err := abi.DecodeExact(raw, maxProfile, &p); err != nil {
+		return profile{}, fmt.Errorf("profile: %w", err)
+	}
+	if !realm(p.Realm) {
+		return profile{}, fmt.Errorf("profile.realm: %.80q is not 1 to 32 of a-z, 0-9 and '-'", p.Realm)
+	}
+	if p.Listen != listenUnix {
+		return profile{}, fmt.Errorf("profile.listen: %.80q is not known", p.Listen)
+	}
+	return p, nil
+}
+
+func realm(s string) bool {
+	return s != "" && len(s) <= 32 && !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+}
+
+// machine is what the enclave finds around it.
+type machine struct {
+	// memory is what it has, in bytes.
+	memory int64
+	// distinct says that it can become any user.
+	distinct bool
+}
+
+// kept is what the enclave keeps of the memory for itself, its policies and its kernel: a
+// quarter, at most 512 MiB.
+const (
+	keptShare = 4
+	keptMost  = 512 << 20
+)
+
+// forJobs is what jobs may use together.
+func (m machine) forJobs() int64 { return m.memory - min(m.memory/keptShare, keptMost) }
+
+func readMachine() (machine, error) {
+	users, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return machine{}, err
+	}
+	memory, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return machine{}, err
+	}
+	total, err := parseMemory(string(memory))
+	if err != nil {
+		return machine{}, err
+	}
+	return machine{memory: total, distinct: everyUser(string(users))}, nil
+}
+
+// everyUser reports whether a uid_map maps every user to itself: the initial namespace's is one
+// line of 0, 0 and 2³²-1 (user_namespaces(7)).
+func everyUser(uidMap string) bool {
+	return slices.Equal(strings.Fields(uidMap), []string{"0", "0", "4294967295"})
+}
+
+// parseMemory finds the total in a meminfo, in bytes (proc_meminfo(5)).
+func parseMemory(meminfo string) (int64, error) {
+	for line := range strings.Lines(meminfo) {
+		value, ok := strings.CutPrefix(line, "MemTotal:")
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(value)
+		if len(fields) != 2 || fields[1] != "kB" {
+			return 0, fmt.Errorf("meminfo: MemTotal: %.80q is no number of kB", value)
+		}
+		n, err := strconv.ParseInt(fields[0], 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64>>10 {
+			return 0, fmt.Errorf("meminfo: MemTotal: %.80q is no number of kB", value)
+		}
+		return n << 10, nil
+	}
+	return 0, errors.New("meminfo: no MemTotal")
+}

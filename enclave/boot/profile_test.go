@@ -1,0 +1,128 @@
+package boot_test
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cloister-run/cloister/enclave/boot"
+)
+
+const good = `{"realm":"local","listen":"unix"}`
+
+var profiles = []struct {
+	rule, raw string
+	ok        bool
+}{
+	{"the local one", good, true},
+	{"with spaces", " { \"realm\" : \"aws\", \"listen\" : \"unix\" }\n", true},
+	{"a realm with a hyphen", `{"realm":"aws-us-gov","listen":"unix"}`, true},
+	{"nothing", "", false},
+	{"null", "null", false},
+	{"a list", "[]", false},
+	{"no realm", `{"listen":"unix"}`, false},
+	{"an empty realm", `{"realm":"","listen":"unix"}`, false},
+	{"a realm of two lines", `{"realm":"aws\nx","listen":"unix"}`, false},
+	{"a realm in capitals", `{"realm":"AWS","listen":"unix"}`, false},
+	{"a long realm", `{"realm":"` + strings.Repeat("a", 33) + `","listen":"unix"}`, false},
+	{"no listener", `{"realm":"aws"}`, false},
+	{"an unknown listener", `{"realm":"aws","listen":"tcp"}`, false},
+	{"an unknown field", `{"realm":"aws","listen":"unix","debug":true}`, false},
+	{"a field in capitals", `{"Realm":"aws","listen":"unix"}`, false},
+	{"a field twice", `{"realm":"aws","realm":"local","listen":"unix"}`, false},
+	{"something behind it", good + good, false},
+	{"too large", good + strings.Repeat(" ", boot.MaxProfile), false},
+}
+
+func TestI8_AProfileIsReadStrictly(t *testing.T) {
+	for _, test := range profiles {
+		path := filepath.Join(t.TempDir(), "profile.json")
+		if err := os.WriteFile(path, []byte(test.raw), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := boot.ReadProfile(path)
+		if (err == nil) != test.ok || (err != nil && p != (boot.Profile{})) {
+			t.Errorf("%s: %+v, %v", test.rule, p, err)
+		}
+	}
+	for _, path := range []string{filepath.Join(t.TempDir(), "none"), t.TempDir()} {
+		if _, err := boot.ReadProfile(path); err == nil {
+			t.Errorf("%s was read", path)
+		}
+	}
+}
+
+func TestTheProfileInDeployIsValid(t *testing.T) {
+	if _, err := boot.ReadProfile("../../deploy/local/profile.json"); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzProfile(f *testing.F) {
+	for _, test := range profiles {
+		f.Add([]byte(test.raw))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p, err := boot.ParseProfile(raw)
+		if err == nil && (p.Listen != boot.ListenUnix || !boot.IsRealm(p.Realm)) || err != nil && p != (boot.Profile{}) {
+			t.Errorf("%q: %+v, %v", raw, p, err)
+		}
+	})
+}
+
+func TestMemory(t *testing.T) {
+	for _, test := range []struct {
+		rule, raw string
+		want      int64 // -1: refused
+	}{
+		{"as Linux writes it", "MemTotal:       24105 kB\nMemFree:        1 kB\n", 24105 << 10},
+		{"not in the first line", "MemFree: 1 kB\nMemTotal: 2 kB", 2 << 10},
+		{"nothing", "", -1},
+		{"no total", "MemFree: 1 kB\n", -1},
+		{"another unit", "MemTotal: 1 MB\n", -1},
+		{"no unit", "MemTotal: 1\n", -1},
+		{"negative", "MemTotal: -1 kB\n", -1},
+		{"too much", "MemTotal: 9223372036854775807 kB\n", -1},
+	} {
+		got, err := boot.ParseMemory(test.raw)
+		if (err != nil) != (test.want < 0) || err == nil && got != test.want {
+			t.Errorf("%s: %d, %v", test.rule, got, err)
+		}
+	}
+}
+
+func TestTheEnclaveKeepsSomeMemoryForItself(t *testing.T) {
+	for memory, want := range map[int64]int64{
+		0: 0, 1 << 30: 3 << 28, 8 << 30: 8<<30 - 512<<20, math.MaxInt64: math.MaxInt64 - 512<<20,
+	} {
+		if got := boot.ForJobs(memory); got != want {
+			t.Errorf("of %d: %d, want %d", memory, got, want)
+		}
+	}
+}
+
+func TestEveryUser(t *testing.T) {
+	for _, test := range []struct {
+		rule, raw string
+		want      bool
+	}{
+		{"the initial namespace", "         0          0 4294967295\n", true},
+		{"an ordinary user's", "         0       1000          1\n", false},
+		{"subordinate users", "0 1000 1\n1 100000 65536\n", false},
+		{"shifted", "0 100000 4294967295\n", false},
+		{"nothing", "", false},
+	} {
+		if got := boot.EveryUser(test.raw); got != test.want {
+			t.Errorf("%s: %v", test.rule, got)
+		}
+	}
+}
+
+func TestThisMachine(t *testing.T) {
+	memory, err := boot.ThisMachine()
+	if err != nil || boot.ForJobs(memory) <= 0 || boot.ForJobs(memory) >= memory {
+		t.Errorf("%d, %v", memory, err)
+	}
+}
