@@ -1,0 +1,179 @@
+// Command assemble finishes the folder that `make build` fills and `--enclave local` starts from.
+//
+//	bin/library/NAME.wasm                 a ready-made policy, packed with its manifest
+//	bin/enclave/executors/python/…        the manifest of the Python executor
+//	bin/enclave/profile.json              the trust profile of a local enclave
+//	bin/enclave/etc/…                     what a program looks up about users and hosts
+//
+// What goes in was compiled by make; this command adds what no compiler does: manifests and the
+// digest of the executor. It writes a file only if it changes, reads nothing outside the
+// checkout, and its output depends on its input alone.
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cloister-run/cloister/plugins/proto"
+	"github.com/cloister-run/cloister/plugins/python"
+	"github.com/cloister-run/cloister/policies"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+
+const usage = `usage: assemble library RAW SOURCES LIBRARY   pack RAW/*.wasm with SOURCES/NAME/manifest.json
+       assemble enclave SOURCES IMAGE           add manifests, the profile and etc to the folder IMAGE
+`
+
+func run(args []string, stderr io.Writer) int {
+	var err error
+	switch {
+	case len(args) == 4 && args[0] == "library":
+		err = library(args[1], args[2], args[3])
+	case len(args) == 3 && args[0] == "enclave":
+		err = enclave(args[1], args[2])
+	default:
+		_, _ = io.WriteString(stderr, usage)
+		return 2
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "assemble: error:", err)
+		return 1
+	}
+	return 0
+}
+
+// library packs every module of the folder raw into the folder out. What else out holds under
+// the name of a module goes: a policy that was removed must not stay in anybody's library.
+func library(raw, sources, out string) error {
+	modules, err := filepath.Glob(filepath.Join(raw, "*.wasm"))
+	if err != nil {
+		return err
+	}
+	if len(modules) == 0 {
+		return fmt.Errorf("%s holds no module", raw)
+	}
+	keep := map[string]bool{}
+	for _, path := range modules {
+		name := filepath.Base(path)
+		keep[name] = true
+		manifest := filepath.Join(sources, name[:len(name)-len(".wasm")], "manifest.json")
+		packed, err := pack(path, manifest)
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(out, name), packed); err != nil {
+			return err
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(out, "*.wasm"))
+	if err != nil {
+		return err
+	}
+	for _, path := range old {
+		if !keep[filepath.Base(path)] {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func pack(module, manifest string) ([]byte, error) {
+	binary, err := os.ReadFile(module)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(manifest)
+	if err != nil {
+		return nil, err
+	}
+	m, err := abi.DecodeManifest(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", manifest, err)
+	}
+	return policies.Pack(binary, m)
+}
+
+// executable is the multi-call binary of the executors, inside the folder of executors.
+const executable = "cloister-executor"
+
+// enclave writes what the folder image lacks once its binaries are there: from sources the
+// profile and the files of etc, and the manifest of each executor.
+func enclave(sources, image string) error {
+	etc, err := filepath.Glob(filepath.Join(sources, "etc", "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(etc, filepath.Join(sources, "profile.json")) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(sources, path)
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(image, name), text); err != nil {
+			return err
+		}
+	}
+	executors := filepath.Join(image, "executors")
+	sum, err := digest(filepath.Join(executors, executable))
+	if err != nil {
+		return err
+	}
+	manifest := proto.Manifest{
+		Name:       python.Name,
+		Version:    python.Version,
+		Protocol:   proto.Version,
+		Executable: executable,
+		Args:       []string{python.Name},
+		SHA256:     sum,
+	}
+	if err := manifest.Check(); err != nil {
+		return err
+	}
+	line, err := json.MarshalIndent(manifest, "", "  ")
+	if err != nil {
+		return err
+	}
+	return write(filepath.Join(executors, python.Name, "manifest.json"), append(line, '\n'))
+}
+
+func digest(path string) (sum string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// write replaces path by a file with content, in one step, unless it has it already.
+func write(path string, content []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	next := path + ".new"
+	if err := os.WriteFile(next, content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}

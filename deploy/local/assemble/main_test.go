@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloister-run/cloister/plugins/proto"
+	"github.com/cloister-run/cloister/plugins/python"
+	"github.com/cloister-run/cloister/policies"
+)
+
+// sources is the folder of the example policies; size-cap is the one with its module checked in.
+const sources = "../../../examples/policies"
+
+func put(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func must(t *testing.T, args ...string) {
+	t.Helper()
+	var stderr strings.Builder
+	if status := run(args, &stderr); status != 0 {
+		t.Fatalf("assemble %s: status %d: %s", strings.Join(args, " "), status, &stderr)
+	}
+}
+
+// TestLibrary: a module is packed, a second time writes nothing, and a policy that is gone goes.
+func TestLibrary(t *testing.T) {
+	raw, out := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(raw, "size-cap.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
+	put(t, filepath.Join(out, "gone.wasm"), nil)
+	must(t, "library", raw, sources, out)
+
+	packed := filepath.Join(out, "size-cap.wasm")
+	m, err := policies.ReadManifest(read(t, packed))
+	if err != nil || m.Name != "size-cap" {
+		t.Errorf("the packed module's manifest: name %q, error %v", m.Name, err)
+	}
+	if _, err := os.Stat(filepath.Join(out, "gone.wasm")); err == nil {
+		t.Error("a policy without a source stays in the library")
+	}
+
+	long := time.Unix(1, 0)
+	if err := os.Chtimes(packed, long, long); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "library", raw, sources, out)
+	if info, err := os.Stat(packed); err != nil || !info.ModTime().Equal(long) {
+		t.Errorf("an unchanged module was written again (%v)", err)
+	}
+}
+
+// TestEnclave: the manifest is one that the enclave accepts, with the digest of the binary beside it.
+func TestEnclave(t *testing.T) {
+	image, sources := t.TempDir(), t.TempDir()
+	binary, text := []byte("an executor"), []byte(`{"realm": "x"}`)
+	put(t, filepath.Join(image, "executors/cloister-executor"), binary)
+	put(t, filepath.Join(sources, "profile.json"), text)
+	put(t, filepath.Join(sources, "etc/group"), []byte("root:x:0:"))
+	must(t, "enclave", sources, image)
+	if got := read(t, filepath.Join(image, "etc/group")); string(got) != "root:x:0:" {
+		t.Errorf("etc/group is %q", got)
+	}
+
+	if got := read(t, filepath.Join(image, "profile.json")); !bytes.Equal(got, text) {
+		t.Errorf("the profile is %q, want %q", got, text)
+	}
+	m, err := proto.ParseManifest(read(t, filepath.Join(image, "executors/python/manifest.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(binary)
+	if want := hex.EncodeToString(sum[:]); m.SHA256 != want || m.Version != python.Version || m.Name != "python" {
+		t.Errorf("manifest %+v, want version %s and digest %s", m, python.Version, want)
+	}
+}
+
+// TestRefuses: what is missing is an error, not a smaller image.
+func TestRefuses(t *testing.T) {
+	empty := t.TempDir()
+	unknown := t.TempDir()
+	put(t, filepath.Join(unknown, "unknown.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
+	folder := t.TempDir()
+	put(t, filepath.Join(folder, "profile.json"), []byte("{}"))
+	for rule, row := range map[string]struct {
+		status int
+		args   []string
+	}{
+		"a library of nothing":         {1, []string{"library", empty, sources, t.TempDir()}},
+		"a module without a manifest":  {1, []string{"library", unknown, sources, t.TempDir()}},
+		"an image without an executor": {1, []string{"enclave", folder, empty}},
+		"an image without a profile":   {1, []string{"enclave", filepath.Join(empty, "none"), empty}},
+		"another command":              {2, []string{"all"}},
+		"no arguments":                 {2, nil},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			var stderr strings.Builder
+			if status := run(row.args, &stderr); status != row.status || stderr.Len() == 0 {
+				t.Errorf("status %d, want %d; it said %q", status, row.status, &stderr)
+			}
+		})
+	}
+}

@@ -1,0 +1,124 @@
+package policies_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cloister-run/cloister/policies"
+	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/policytest"
+)
+
+// examples are the example policies and how each comes to be a module.
+var examples = []struct {
+	name  string
+	build func(t *testing.T, name string) []byte
+}{
+	{"csv-columns", buildGo},
+	{"output-limits", buildGo},
+	{"size-cap", checkedIn},
+}
+
+// buildGo builds a policy that is written in Go, as make does, and packs it.
+func buildGo(t *testing.T, name string) []byte {
+	t.Helper()
+	module := filepath.Join(t.TempDir(), name+".wasm")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", module, "./"+name)
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", name, err, out)
+	}
+	if err := policies.PackFile(module, filepath.Join(name, "manifest.json"), module); err != nil {
+		t.Fatal(err)
+	}
+	return read(t, module)
+}
+
+// checkedIn reads a policy that needs another compiler than Go's.
+func checkedIn(t *testing.T, name string) []byte {
+	t.Helper()
+	return read(t, filepath.Join(name, name+".wasm"))
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// TestFixtures asks every example policy through the engine.
+func TestFixtures(t *testing.T) {
+	engine, err := policies.New(t.Context(), policies.Config{Limits: policies.Limits{
+		CompileTime: 5 * time.Minute, // the race detector makes wazero's compiler ten times slower
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = engine.Close(context.Background()) })
+	for _, example := range examples {
+		t.Run(example.name, func(t *testing.T) {
+			fixtures, err := policytest.Load(filepath.Join("fixtures", example.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			policy, err := engine.Load(t.Context(), example.build(t, example.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			denied := 0
+			for _, fixture := range fixtures {
+				if !fixture.Allows() {
+					denied++
+				}
+				t.Run(fixture.Name, func(t *testing.T) {
+					if err := policy.CheckConfig(fixture.Request().Config); err != nil && fixture.Allows() {
+						t.Errorf("the schema refuses a configuration that the policy takes: %v", err)
+					}
+					decision, err := policy.Decide(t.Context(), fixture.Request(), fixture.Files())
+					if err := fixture.Check(decision, err, policy.Manifest()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			if allowed := len(fixtures) - denied; denied <= allowed {
+				t.Errorf("%d fixtures deny and %d allow; a policy's denials are what needs testing", denied, allowed)
+			}
+		})
+	}
+}
+
+// TestManifests: each module carries the manifest that stands beside its source.
+func TestManifests(t *testing.T) {
+	for _, example := range examples {
+		t.Run(example.name, func(t *testing.T) {
+			packed, err := policies.ReadManifest(example.build(t, example.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			beside, err := abi.DecodeManifest(read(t, filepath.Join(example.name, "manifest.json")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := compact(t, packed), compact(t, beside); got != want {
+				t.Errorf("the module has the manifest\n%s\nand its source\n%s", got, want)
+			}
+		})
+	}
+}
+
+func compact(t *testing.T, m abi.Manifest) string {
+	t.Helper()
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
