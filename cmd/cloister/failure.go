@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/plugins/sandbox"
+)
+
+// asFailure finds the exit status and the cure of an error.
+func asFailure(ctx context.Context, err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if errors.Is(err, errInterrupted) || errors.Is(context.Cause(ctx), errInterrupted) {
+		return &failure{status: statusCancelled, message: "cancelled", hint: "nothing was written, and nothing of the job is left"}
+	}
+	if problems, ok := errors.AsType[*jobspec.Problems](err); ok {
+		return &failure{status: statusUsage, message: problems.Error(), problems: *problems}
+	}
+	if answer, ok := errors.AsType[*wire.Error](err); ok {
+		return refusal(answer)
+	}
+	if missing, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
+		return &failure{status: statusUnavailable, message: missing.Error(), hint: missing.Cure}
+	}
+	f := &failure{status: statusUnavailable, message: err.Error()}
+	switch {
+	case errors.Is(err, client.ErrLanding):
+		f.hint = "no result was written; make room or choose another destination, then run the job again"
+	case errors.Is(err, client.ErrSource):
+		f.status, f.hint = statusUsage, "nothing ran; leave what the job names alone while it is sent"
+	case errors.Is(err, client.ErrMismatch):
+		f.hint = "do not use this enclave; nothing was written"
+	case errors.Is(err, launch.ErrStart):
+		f.hint = "cloister doctor says what this machine lacks"
+	case errors.Is(err, client.ErrUnavailable):
+		f.hint = "the enclave ended or broke off; no result was written. cloister doctor says whether one can run here"
+	default:
+		f.hint = "this is a fault of cloister; please report it"
+	}
+	return f
+}
+
+// refusal is a failure that the enclave explained.
+func refusal(e *wire.Error) *failure {
+	f := &failure{status: statusUnavailable, message: e.Message}
+	switch e.Code {
+	case wire.Invalid:
+		f.status, f.hint = statusUsage, "correct the job or what it names; nothing ran"
+	case wire.NoRoom:
+		f.hint = "lower limits.memory or limits.disk in the job, or wait until another job is done"
+	case wire.Stopping:
+		f.hint = "start the enclave again"
+	case wire.Conflict, wire.NotFound, wire.Order, wire.Over, wire.Nothing, wire.Internal:
+		f.hint = "this is a fault of the enclave or of cloister; please report it"
+	}
+	return f
+}
+
+// wantsJSON reports whether --json was asked for, also where the command line could not be read.
+func wantsJSON(args []string) bool {
+	wants := false
+	for _, arg := range args {
+		value, given := strings.CutPrefix(arg, "--json=")
+		switch {
+		case arg == "--":
+			return wants
+		case arg == "--json":
+			wants = true
+		case given:
+			truth, err := strconv.ParseBool(value)
+			wants = truth || err != nil
+		}
+	}
+	return wants
+}
+
+// say writes for a person. One who is gone cannot be told.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
+func printJSON(w io.Writer, v any) {
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	_ = out.Encode(v) // standard output that is gone has nobody to tell
+}
+
+// firstLine is a problem without its hint.
+func firstLine(p jobspec.Problem) string {
+	p.Hint = ""
+	return indented(p.String())
+}
+
+// maxText bounds what is printed of a text from outside, in runes.
+const maxText = 4096
+
+// printable keeps text from outside from steering the terminal, and from filling it.
+func printable(s string) string {
+	n := 0
+	return strings.Map(func(r rune) rune {
+		switch n++; {
+		case n > maxText:
+			return -1
+		case r == '\n' || unicode.IsPrint(r):
+			return r
+		}
+		return '�'
+	}, s)
+}
+
+// indented is printable text whose further lines nobody can take for lines of cloister's own.
+func indented(s string) string {
+	return strings.ReplaceAll(printable(strings.TrimSpace(s)), "\n", "\n    ")
+}
+
+// here is the folder of the command's own executable, beside which the image and the library are.
+func here() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return dirOf(exe)
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+const aboutRun = `Run sends a job and everything that it names into an enclave, waits for its end, and
+writes what every policy allowed to leave: everything or nothing.
+
+Outputs land where the job file says, relative to it. Ctrl-C cancels the job; nothing of it
+is left then. The record says what ran, what every policy decided and what left.`
+
+const exampleRun = `  cloister run --enclave local job.yaml
+  cloister run --enclave local --record record.json job.yaml
+  cloister run --enclave local --json job.yaml | jq .landed`
+
+func (a *app) runCommand() *cobra.Command {
+	var record string
+	c := &cobra.Command{
+		Use: "run --enclave NAME JOB.yaml", Short: "Run a job and land its outputs",
+		Long: aboutRun, Example: exampleRun, Args: oneFile,
+		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), args[0], record) },
+	}
+	a.addEnclave(c)
+	c.Flags().StringVar(&record, "record", "", "write the record of the run to this file, unless you cancel it")
+	return c
+}
+
+func (a *app) run(ctx context.Context, file, record string) error {
+	var report *client.Report
+	err := a.withEnclave(ctx, file, record, func(c *client.Client, p *client.Package) (err error) {
+		show := a.newProgress()
+		defer show.stop()
+		report, err = c.Run(ctx, p, client.Observer{Phase: show.phase, Sending: show.sending}, func(r *client.Report) error {
+			if record == "" || r.Record == nil {
+				return nil
+			}
+			return client.WriteAtomically(record, r.Record)
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.conclude(report)
+}
+
+// withEnclave reads a job and everything that it names, starts the enclave, and ends it
+// whatever happens. Everything that can be wrong with files is found before anything starts.
+func (a *app) withEnclave(ctx context.Context, file, record string, use func(*client.Client, *client.Package) error) (err error) {
+	if err := a.checkEnclave(); err != nil {
+		return err
+	}
+	beside, err := here()
+	if err != nil {
+		return err
+	}
+	job, dir, err := readJob(file)
+	if err != nil {
+		return err
+	}
+	p, err := client.Prepare(job, client.Options{Dir: dir, Library: filepath.Join(beside, "library")})
+	if problems, ok := errors.AsType[*jobspec.Problems](err); ok {
+		return named(problems, file)
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := checkRecord(p, record); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
+	enclave, err := launch.Local(ctx, launch.Config{Image: filepath.Join(beside, "enclave")})
+	if err != nil {
+		return err
+	}
+	c := client.New(enclave.Dial)
+	defer func() {
+		c.Close()
+		err = errors.Join(err, enclave.Stop())
+	}()
+	return use(c, p)
+}
+
+// checkRecord finds out before anything runs whether the record can be written.
+func checkRecord(p *client.Package, record string) error {
+	if record == "" {
+		return nil
+	}
+	path, err := filepath.Abs(record)
+	if err != nil {
+		return usage("", "--record %s: %v", record, err)
+	}
+	if message, hint := p.CheckRecord(path); message != "" {
+		return usage(hint, "--record: %s", message)
+	}
+	return nil
+}
+
+// runReport is what --json prints of a run.
+type runReport struct {
+	Status status `json:"status"`
+	core.Result
+	Landed []client.Landing   `json:"landed"`
+	Record *receipt.Statement `json:"record,omitempty"`
+}
+
+// conclude prints how a run ended and gives the failure that its outcome is.
+func (a *app) conclude(r *client.Report) error {
+	f := outcome(r.Result)
+	report := runReport{Result: r.Result, Landed: r.Landed, Record: r.Statement}
+	if report.Landed == nil {
+		report.Landed = []client.Landing{}
+	}
+	if f == nil {
+		if a.json {
+			printJSON(a.stdout, report)
+			return nil
+		}
+		a.summary(a.stdout, r)
+		return nil
+	}
+	if !a.json {
+		a.summary(a.stderr, r)
+	}
+	report.Status = f.status
+	f.report = report
+	return f
+}
+
+// summary says what every policy decided and what landed.
+func (a *app) summary(w io.Writer, r *client.Report) {
+	if r.Statement == nil {
+		return
+	}
+	run := r.Statement.Predicate
+	if run.Executor.Runtime != "" {
+		say(w, "ran       %s, executor %s\n", printable(run.Executor.Runtime), printable(run.Executor.Name))
+	}
+	if len(run.Policies) == 0 {
+		say(w, "policies  none: everything that the job declares may leave\n")
+	}
+	for _, d := range run.Decisions {
+		who := "several policies"
+		if d.Policy != nil {
+			who = fmt.Sprintf("policy %d", *d.Policy)
+		}
+		verdict := "denied"
+		if d.Allow {
+			verdict = "allowed"
+		}
+		if d.Code != "" {
+			verdict += " (" + printable(d.Code) + ")"
+		}
+		say(w, "%-9s %s %s\n", d.Point, who, verdict)
+	}
+	for _, l := range r.Landed {
+		say(w, "released  %s, %d bytes, to %s\n", l.Channel, l.Bytes, printable(l.Path))
+	}
+	if len(r.Landed) == 0 {
+		say(w, "released  nothing\n")
+	}
+}
+
+// outcome is the failure that a result is, or nil.
+func outcome(r core.Result) *failure {
+	f := &failure{message: r.Detail, hint: r.Hint}
+	switch r.Outcome {
+	case receipt.Succeeded:
+		return nil
+	case receipt.Failed:
+		f.status, f.message = statusFailed, "the application failed"
+		f.hint = "ask for logs.stderr in the job to see why; your policies must consent to it"
+	case receipt.Denied:
+		f.status, f.message, f.hint = statusDenied, "denied by a policy", ""
+		if d := r.Denial; d != nil {
+			f.message, f.hint = d.Error(), d.Hint
+			if d.Detail != "" {
+				f.message += ": " + d.Detail
+			}
+		}
+		if f.hint == "" {
+			f.hint = "nothing was written; the record says which policies were asked"
+		}
+	case receipt.Refused:
+		f.status, f.message = statusFailed, "an output is not what the job declares: "+r.Detail
+		if f.hint == "" {
+			f.hint = "an output is a regular file, or where its place ends in / a folder of them"
+		}
+	case receipt.TimedOut:
+		f.status = statusTimedOut
+	case receipt.Cancelled:
+		f.status = statusCancelled
+		if f.hint == "" {
+			f.hint = "nothing was written; run the job again"
+		}
+	case receipt.Broken:
+		f.status = statusUnavailable
+		if r.Fault == core.FaultEntrypoint || r.Fault == core.FaultGone {
+			f.status = statusFailed
+		}
+		if f.hint == "" {
+			f.hint = cure(r.Fault)
+		}
+	default:
+		f.status, f.message = statusUnavailable, fmt.Sprintf("the enclave reports the unknown outcome %.40q", r.Outcome)
+	}
+	return f
+}
+
+func cure(f core.Fault) string {
+	switch f {
+	case core.FaultRuntime:
+		return "install the runtime; for Python: apt-get install python3. cloister doctor says what an enclave finds"
+	case core.FaultExecutor:
+		return "the executor itself does not work; cloister doctor says what is installed"
+	case core.FaultEntrypoint:
+		return "check command.entrypoint in the job"
+	case core.FaultGone:
+		return "the application ended its executor, or used more than its limits; raise limits.memory or limits.processes"
+	case core.FaultMachine:
+		return "cloister doctor says what this machine lacks"
+	}
+	return ""
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+const aboutSchema = `Schema prints the JSON Schema of the job file, for editors. With the YAML language server,
+write this on the first line of a job file:
+
+  # yaml-language-server: $schema=./job.schema.json`
+
+func (a *app) schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "Print the JSON Schema of the job file", Long: aboutSchema,
+		Example: "  cloister schema >job.schema.json", Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.stdout.Write(jobspec.Schema())
+			return err
+		},
+	}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				printJSON(a.stdout, map[string]any{"version": image.Version, "job_file": jobspec.Version})
+				return nil
+			}
+			_, err := fmt.Fprintf(a.stdout, "cloister %s, job files of version %d\n", image.Version, jobspec.Version)
+			return err
+		},
+	}
+}
+
+func noArguments(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage(c.CommandPath()+" --help says how to call it", "%s takes no arguments", c.CommandPath())
+	}
+	return nil
+}

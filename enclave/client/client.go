@@ -1,0 +1,261 @@
+// Package client is the operator's side of the enclave's API: submit a job, send what it
+// needs, follow it, and land what may leave.
+//
+// It owns the operator's files: it reads sources, and writes destinations only after a record
+// names what is to land, each whole or not at all. It trusts the enclave for nothing that it
+// can check itself: every artifact is held against the digest in the record.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// ErrUnavailable: the enclave cannot be reached, or broke off.
+var ErrUnavailable = errors.New("enclave is unavailable")
+
+// ErrSource: something that the job reads cannot be read any more.
+var ErrSource = errors.New("cannot read what the job names")
+
+// errNoMore ends a packer whose bytes nobody takes.
+var errNoMore = errors.New("the enclave takes no more")
+
+// BufferSize is how many bytes of a body cross in one piece.
+const BufferSize = 64 << 10
+
+// Dial opens a connection to an enclave.
+type Dial func(ctx context.Context) (net.Conn, error)
+
+// Client speaks to one enclave. It is safe for concurrent use.
+type Client struct{ http *http.Client }
+
+// New makes a client.
+func New(dial Dial) *Client {
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		Proxy:              nil, // nothing of the environment chooses where jobs go
+		DisableCompression: true,
+		WriteBufferSize:    BufferSize,
+		ReadBufferSize:     BufferSize,
+	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Enclave asks the enclave what it is.
+func (c *Client) Enclave(ctx context.Context) (wire.Enclave, error) {
+	var e wire.Enclave
+	err := c.call(ctx, call{method: http.MethodGet, path: wire.EnclavePath, answer: &e})
+	return e, err
+}
+
+// Job is a submitted job. Its calls are safe for concurrent use. Errors of the enclave are a
+// [wire.Error]; others wrap [ErrUnavailable] or are the context's.
+type Job struct {
+	client *Client
+	id     string
+	token  string
+	// Modules are the digests of the modules to send.
+	Modules []string
+}
+
+// Submit begins a job.
+func (c *Client) Submit(ctx context.Context, s wire.Submit) (*Job, error) {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("client: encoding the job: %w", err)
+	}
+	var got wire.Submitted
+	err = c.call(ctx, call{method: http.MethodPost, path: wire.JobsPath, body: bytes.NewReader(raw), answer: &got})
+	if err != nil {
+		return nil, err
+	}
+	return &Job{client: c, id: s.ID, token: got.Token, Modules: got.Modules}, nil
+}
+
+// PutModule sends a policy's module.
+func (j *Job) PutModule(ctx context.Context, digest string, module []byte) error {
+	return j.call(ctx, call{method: http.MethodPut, path: wire.ModulePath + digest, body: bytes.NewReader(module)})
+}
+
+// Admission waits for the policies.
+func (j *Job) Admission(ctx context.Context) (wire.Admission, error) {
+	var a wire.Admission
+	err := j.call(ctx, call{method: http.MethodGet, path: wire.AdmitPath, answer: &a})
+	return a, err
+}
+
+// PutAsset sends an asset, and says what it sent. progress is told of every piece.
+func (j *Job) PutAsset(ctx context.Context, name string, from *tree.Source, progress func(int)) (tree.Summary, error) {
+	r, w := io.Pipe()
+	var sum tree.Summary
+	packed := make(chan error, 1)
+	go func() {
+		var err error
+		sum, err = from.Pack(ctx, &counted{w, progress})
+		packed <- err
+		_ = w.CloseWithError(err) // always nil
+	}()
+	err := j.call(ctx, call{method: http.MethodPut, path: wire.AssetPath + name, body: r})
+	_ = r.CloseWithError(errNoMore) // always nil; the packer ends
+	packErr := <-packed
+	switch {
+	case errors.Is(packErr, errNoMore):
+		if err == nil {
+			err = fmt.Errorf("%w: it answered before everything was sent", ErrUnavailable)
+		}
+	case packErr != nil && context.Cause(ctx) == nil:
+		return tree.Summary{}, fmt.Errorf("%w: %w", ErrSource, packErr)
+	}
+	return sum, err
+}
+
+// Follow tells of every phase until the job is done, and gives its result.
+func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (core.Result, error) {
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath})
+	if err != nil {
+		return core.Result{}, err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		var p wire.Progress
+		if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
+			return core.Result{}, fmt.Errorf("%w: its progress is no JSON: %w", ErrUnavailable, err)
+		}
+		if p.Result != nil {
+			return *p.Result, nil
+		}
+		phase(p.Phase)
+	}
+	if err := context.Cause(ctx); err != nil {
+		return core.Result{}, err
+	}
+	return core.Result{}, fmt.Errorf("%w: it broke off before the job was done", ErrUnavailable)
+}
+
+// Record fetches and parses the record of a job that is done.
+func (j *Job) Record(ctx context.Context) (raw []byte, s *receipt.Statement, err error) {
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.RecordPath})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close()
+	if raw, err = io.ReadAll(io.LimitReader(res.Body, receipt.MaxBytes+1)); err != nil {
+		return nil, nil, fmt.Errorf("%w: reading the record: %w", ErrUnavailable, err)
+	}
+	s, err = receipt.Read(raw)
+	return raw, s, err
+}
+
+// Release opens what leaves by a channel. The caller closes it.
+func (j *Job) Release(ctx context.Context, ch abi.Channel) (io.ReadCloser, error) {
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.ReleasePath + string(ch)})
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// Delete cancels the job if it runs and has the enclave wipe it.
+func (j *Job) Delete(ctx context.Context) error {
+	return j.call(ctx, call{method: http.MethodDelete, path: wire.JobPath})
+}
+
+// call is one exchange.
+type call struct {
+	method, path string
+	token        string
+	body         io.Reader
+	// answer is where the JSON of the answer goes; nil expects none.
+	answer any
+}
+
+func (j *Job) call(ctx context.Context, c call) error {
+	c.token, c.path = j.token, strings.Replace(c.path, "{id}", j.id, 1)
+	return j.client.call(ctx, c)
+}
+
+func (j *Job) do(ctx context.Context, c call) (*http.Response, error) {
+	c.token, c.path = j.token, strings.Replace(c.path, "{id}", j.id, 1)
+	return j.client.do(ctx, c)
+}
+
+func (c *Client) call(ctx context.Context, call call) error {
+	res, err := c.do(ctx, call)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if call.answer == nil {
+		return nil
+	}
+	raw, err := io.ReadAll(io.LimitReader(res.Body, wire.MaxControl+1))
+	if err != nil {
+		return fmt.Errorf("%w: reading its answer: %w", ErrUnavailable, err)
+	}
+	if len(raw) > wire.MaxControl {
+		return fmt.Errorf("%w: its answer is over %d bytes", ErrUnavailable, wire.MaxControl)
+	}
+	if err := json.Unmarshal(raw, call.answer); err != nil {
+		return fmt.Errorf("%w: its answer is no JSON: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// do makes an exchange and turns what is no success into an error.
+func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, call.method, "http://enclave"+call.path, call.body)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	if call.token != "" {
+		req.Header.Set(wire.TokenHeader, call.token)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if res.StatusCode/100 == 2 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, wire.MaxControl))
+	var e wire.Error
+	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err != nil || media != wire.ErrorMedia || json.Unmarshal(raw, &e) != nil {
+		return nil, fmt.Errorf("%w: it answered with status %d", ErrUnavailable, res.StatusCode)
+	}
+	return nil, &e
+}
+
+// counted tells of what passes.
+type counted struct {
+	to   io.Writer
+	tell func(int)
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	c.tell(n)
+	return n, err
+}

@@ -1,0 +1,228 @@
+package client_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// liar is an enclave that says what a test wants; by default it is honest, and its job
+// succeeds with a file and a tree.
+type liar struct {
+	// handle, where it answers true, is all that the enclave does about a call.
+	handle func(w http.ResponseWriter, r *http.Request) bool
+	// outcome is what it calls the job [succeeded].
+	outcome receipt.Outcome
+	// record changes the record before it is made.
+	record func(*receipt.Run)
+	// file and tree are what leaves.
+	file, tree []byte
+
+	// late holds the answer to an upload back until the end of the job was told.
+	late bool
+
+	submitted wire.Submit
+	modules   int // that were sent
+	assets    map[string]tree.Summary
+	deleted   bool
+}
+
+const (
+	fileContent = "the result\n"
+	jobText     = `version: 1
+name: lied-to
+application: {from: app, command: {entrypoint: main.py, args: ["${outputs.file}"], outputs: {file: file, tree: tree/}}}
+outputs: {file: {save_to: out/deep/file}, tree: {save_to: out/tree}}
+`
+)
+
+// tarOf makes a tar stream of one entry.
+func tarOf(t *testing.T, h tar.Header, content string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	h.Size = int64(len(content))
+	if err := w.WriteHeader(&h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func honestTree(t *testing.T) ([]byte, tree.Summary) {
+	sum := tree.Sum([]tree.Entry{{Path: "run.sh", Kind: tree.Executable, Size: 3, Sum: sha256.Sum256([]byte("abc"))}})
+	return tarOf(t, tar.Header{Name: "run.sh", Typeflag: tar.TypeReg, Mode: 0o755}, "abc"), sum
+}
+
+func (l *liar) routes(t *testing.T) http.Handler {
+	mux := http.NewServeMux()
+	answer := func(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
+	mux.HandleFunc("POST "+wire.JobsPath, func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewDecoder(r.Body).Decode(&l.submitted)
+		answer(w, wire.Submitted{Token: "token"})
+	})
+	mux.HandleFunc("GET "+wire.AdmitPath, func(w http.ResponseWriter, _ *http.Request) { answer(w, wire.Admission{}) })
+	received, told := make(chan struct{}), make(chan struct{})
+	mux.HandleFunc("PUT "+wire.ModulePath+"{digest}", func(http.ResponseWriter, *http.Request) { l.modules++ })
+	mux.HandleFunc("PUT "+wire.AssetPath+"{asset}", func(w http.ResponseWriter, r *http.Request) {
+		dir, err := os.OpenRoot(t.TempDir())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer dir.Close()
+		sum, err := tree.Unpack(r.Context(), r.Body, dir, tree.Limits{Bytes: 1 << 20, Entries: 100})
+		if err != nil {
+			return // the client let go, as it may
+		}
+		l.assets = map[string]tree.Summary{r.PathValue("asset"): sum}
+		close(received)
+		if l.late {
+			<-told
+		}
+	})
+	mux.HandleFunc("GET "+wire.PhasesPath, func(w http.ResponseWriter, r *http.Request) {
+		defer close(told)
+		select {
+		case <-received:
+		case <-r.Context().Done():
+		}
+		answer(w, wire.Progress{Phase: core.Executing})
+		answer(w, wire.Progress{Phase: core.Done, Result: &core.Result{Outcome: l.outcome}})
+	})
+	mux.HandleFunc("GET "+wire.RecordPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.statement(t)) })
+	mux.HandleFunc("GET "+wire.ReleasePath+"{channel}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("channel") == "outputs.tree" {
+			_, _ = w.Write(l.tree)
+			return
+		}
+		_, _ = w.Write(l.file)
+	})
+	mux.HandleFunc("DELETE "+wire.JobPath, func(http.ResponseWriter, *http.Request) { l.deleted = true })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.handle == nil || !l.handle(w, r) {
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+func (l *liar) statement(t *testing.T) []byte {
+	t.Helper()
+	spec, err := jobspec.ParseCanonical([]byte(l.submitted.Job))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, treeSum := honestTree(t)
+	fileSum := sha256.Sum256([]byte(fileContent))
+	run := receipt.Run{
+		Job:       receipt.Job{ID: l.submitted.ID, Name: spec.Name, Digest: spec.Digest()},
+		Executor:  receipt.Executor{Walls: []string{}},
+		Consented: []abi.Channel{"outputs.file", "outputs.tree"}, Policies: []abi.PolicyRef{}, Decisions: []receipt.Decision{},
+		Outcome: l.outcome, Assets: []abi.Asset{}, Released: []abi.Artifact{},
+	}
+	for name, sum := range l.assets {
+		run.Assets = append(run.Assets, abi.Asset{Name: name, Verified: true, Digest: sum.Digest, Bytes: sum.Bytes})
+	}
+	if l.outcome == receipt.Succeeded {
+		run.Released = []abi.Artifact{
+			{Channel: "outputs.file", Kind: "file", Digest: tree.Hex(fileSum[:]), Bytes: int64(len(fileContent)), Files: 1},
+			{Channel: "outputs.tree", Kind: "tree", Digest: treeSum.Digest, Bytes: treeSum.Bytes, Files: treeSum.Files},
+		}
+	}
+	if l.record != nil {
+		l.record(&run)
+	}
+	raw, err := run.Statement()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// meet runs the job of dir in the enclave that l is.
+func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*client.Report) error) (*client.Report, error) {
+	t.Helper()
+	if l.outcome == "" {
+		l.outcome = receipt.Succeeded
+	}
+	if l.file == nil {
+		l.file = []byte(fileContent)
+	}
+	if l.tree == nil {
+		l.tree, _ = honestTree(t)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: l.routes(t)}}
+	server.Start()
+	defer server.Close()
+	var d net.Dialer
+	c := client.New(func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) })
+	defer c.Close()
+	p := prepare(t, dir)
+	defer p.Close()
+	if keep == nil {
+		keep = func(*client.Report) error { return nil }
+	}
+	return c.Run(ctx, p, client.Observer{}, keep)
+}
+
+// newJob writes the files of the job.
+func newJob(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	write(t, filepath.Join(dir, "app", "main.py"), "print()\n")
+	return dir
+}
+
+func prepare(t *testing.T, dir string) *client.Package {
+	t.Helper()
+	job, err := jobspec.Parse("job.yaml", []byte(jobText))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := client.Prepare(job, client.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,288 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// goodbye bounds how long the enclave may take to wipe a job whose caller is gone.
+const goodbye = 10 * time.Second
+
+// Observer is told how a run gets on. Its functions are called from several goroutines; nil
+// ones are not called.
+type Observer struct {
+	Phase func(core.Phase)
+	// Sending is told of bytes of assets on their way, out of total.
+	Sending func(sent int, total int64)
+}
+
+func (o *Observer) setDefaults() {
+	if o.Phase == nil {
+		o.Phase = func(core.Phase) {}
+	}
+	if o.Sending == nil {
+		o.Sending = func(int, int64) {}
+	}
+}
+
+// Report is how a run ended.
+type Report struct {
+	Result core.Result
+	// Record is the record's bytes; nil for a job that no policy was asked about.
+	Record    []byte
+	Statement *receipt.Statement
+	Landed    []Landing
+}
+
+// Landing is an artifact that was written.
+type Landing struct {
+	Channel abi.Channel `json:"channel"`
+	Path    string      `json:"path"`
+	Bytes   int64       `json:"bytes"`
+}
+
+// Plan has the enclave's policies judge a job and goes no further.
+func (c *Client) Plan(ctx context.Context, p *Package) (wire.Admission, core.Result, error) {
+	j, err := c.begin(ctx, p)
+	if err != nil {
+		return wire.Admission{}, core.Result{}, err
+	}
+	defer j.leave(ctx)
+	admission, err := j.Admission(ctx)
+	if isOver(err) {
+		result, err := j.Follow(ctx, func(core.Phase) {})
+		return wire.Admission{}, result, err
+	}
+	return admission, core.Result{}, err
+}
+
+// Run runs a job to its end. keep is called with the report once the record is there, before
+// anything else of the job leaves the enclave; then what may leave lands, everything or nothing.
+func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Report) error) (_ *Report, err error) {
+	o.setDefaults()
+	j, err := c.begin(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer j.leave(ctx)
+	result, sent, err := j.drive(ctx, p, o)
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{Result: result}
+	report.Record, report.Statement, err = j.Record(ctx)
+	switch e, refused := errors.AsType[*wire.Error](err); {
+	case refused && e.Code == wire.Order && releases(result.Outcome):
+		return nil, fmt.Errorf("%w: there is none", ErrMismatch)
+	case refused && e.Code == wire.Order: // no policy was asked, so there is no record and nothing to land
+		return report, errors.Join(keep(report), sent.reason(result))
+	case err != nil:
+		return nil, err
+	}
+	if err := j.agrees(report, p, sent.assets); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(keep(report), sent.reason(result)); err != nil {
+		return nil, err
+	}
+	report.Landed, err = j.land(ctx, p, report.Statement.Predicate.Released)
+	return report, err
+}
+
+func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }
+
+// begin submits a job and sends the modules of its policies.
+func (c *Client) begin(ctx context.Context, p *Package) (*Job, error) {
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	j, err := c.Submit(ctx, p.submission(hex.EncodeToString(raw[:])))
+	if err != nil {
+		return nil, err
+	}
+	sending, sendCtx := errgroup.WithContext(ctx)
+	for _, digest := range j.Modules {
+		module, ok := p.modules[digest]
+		if !ok {
+			j.leave(ctx)
+			return nil, fmt.Errorf("%w: it asks for a module that the job does not have", ErrUnavailable)
+		}
+		sending.Go(func() error { return j.PutModule(sendCtx, digest, module) })
+	}
+	if err := sending.Wait(); err != nil {
+		j.leave(ctx)
+		return nil, preferCause(ctx, err)
+	}
+	return j, nil
+}
+
+// leave has the enclave wipe the job, whatever became of ctx.
+func (j *Job) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	defer cancel()
+	_ = j.Delete(ctx) // an enclave that cannot be reached wipes by itself
+}
+
+// sending is what became of sending the assets.
+type sending struct {
+	assets map[string]tree.Summary
+	err    error
+}
+
+// reason says in the sender's words why a job ended that the enclave calls cancelled.
+func (s *sending) reason(r core.Result) error {
+	if r.Outcome != receipt.Cancelled || isOver(s.err) {
+		return nil
+	}
+	return s.err
+}
+
+// drive sends the assets while it follows the job, and gives its result. The job outlives a
+// failure to send: the enclave ends it and makes the record.
+func (j *Job) drive(ctx context.Context, p *Package, o Observer) (core.Result, *sending, error) {
+	followCtx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	sendCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	sent := &sending{assets: map[string]tree.Summary{}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if sent.err = j.send(sendCtx, p, o, sent.assets); sent.err != nil {
+			// An enclave that does not notice is not waited for.
+			err := sent.err
+			time.AfterFunc(goodbye, func() { giveUp(err) })
+		}
+	}()
+	result, err := j.Follow(followCtx, o.Phase)
+	if err == nil && releases(result.Outcome) {
+		select { // everything arrived, so the last answer is on its way
+		case <-done:
+		case <-time.After(goodbye):
+		}
+	}
+	stop() // what is still on its way has no use any more
+	<-done
+	return result, sent, err
+}
+
+func (j *Job) send(ctx context.Context, p *Package, o Observer, sent map[string]tree.Summary) error {
+	if _, err := j.Admission(ctx); err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, claim := range p.claims {
+		total += claim.Bytes
+	}
+	for _, claim := range p.claims {
+		sum, err := j.PutAsset(ctx, claim.Name, p.sources[claim.Name], func(n int) { o.Sending(n, total) })
+		if err != nil {
+			return fmt.Errorf("sending %s: %w", claim.Name, err)
+		}
+		sent[claim.Name] = sum
+	}
+	return nil
+}
+
+// agrees holds the record against what was asked for and sent.
+func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error {
+	run := r.Statement.Predicate
+	switch {
+	case run.Job.ID != j.id || run.Job.Digest != p.Digest():
+		return fmt.Errorf("%w: it is about another job", ErrMismatch)
+	case run.Outcome != r.Result.Outcome:
+		return fmt.Errorf("%w: it tells of another outcome", ErrMismatch)
+	case !slices.EqualFunc(run.Policies, p.canonical.Policies, samePolicy):
+		return fmt.Errorf("%w: it names other policies than the job", ErrMismatch)
+	}
+	verified := map[string]bool{}
+	for _, a := range run.Assets {
+		sum, ok := sent[a.Name]
+		if ok && a.Verified && a.Digest != sum.Digest {
+			return fmt.Errorf("%w: %s is not what was sent", ErrMismatch, a.Name)
+		}
+		verified[a.Name] = ok && a.Verified
+	}
+	for _, claim := range p.claims {
+		if len(run.Released) > 0 && !verified[claim.Name] {
+			return fmt.Errorf("%w: it does not say that %s arrived as it was sent", ErrMismatch, claim.Name)
+		}
+	}
+	return nil
+}
+
+func samePolicy(got abi.PolicyRef, want jobspec.CanonicalPolicy) bool {
+	config := sha256.Sum256(want.Config)
+	return got.Owner == "" && got.Module == want.Module && got.Config == tree.Hex(config[:])
+}
+
+// land stages everything that may leave, and only then gives anything its name.
+func (j *Job) land(ctx context.Context, p *Package, released []abi.Artifact) (landed []Landing, err error) {
+	var l landing
+	defer func() {
+		if closed := l.close(); closed != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", ErrLanding, closed))
+		}
+	}()
+	places := p.destinations()
+	for _, artifact := range released {
+		i := slices.IndexFunc(places, func(d destination) bool { return d.channel == artifact.Channel })
+		if i < 0 {
+			return nil, fmt.Errorf("%w: %s was not asked for", ErrMismatch, artifact.Channel)
+		}
+		if err := l.folder(places[i].path); err != nil {
+			return nil, err
+		}
+		s, err := j.stage(ctx, places[i], artifact)
+		if err != nil {
+			return nil, preferCause(ctx, err)
+		}
+		l.ready = append(l.ready, s)
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.land(); err != nil {
+		return nil, err
+	}
+	for i, s := range l.ready {
+		landed = append(landed, Landing{Channel: s.channel, Path: s.path, Bytes: released[i].Bytes})
+	}
+	return landed, nil
+}
+
+func (j *Job) stage(ctx context.Context, d destination, want abi.Artifact) (_ *staged, err error) {
+	from, err := j.Release(ctx, want.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	return d.stage(ctx, want, from)
+}
+
+func isOver(err error) bool {
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && e.Code == wire.Over
+}
+
+// preferCause gives the reason why ctx ended, if it has, for that is why anything else failed.
+func preferCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}

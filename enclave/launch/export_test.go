@@ -1,0 +1,44 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/cloister-run/cloister/plugins/sandbox"
+)
+
+// WithoutMachine starts an enclave whose executors find nothing of this machine.
+func WithoutMachine(ctx context.Context, cfg Config) (*Enclave, error) {
+	return local(ctx, cfg, func(dir string) ([]sandbox.Mount, error) {
+		mounts, err := localMounts(dir)
+		var kept []sandbox.Mount
+		for _, m := range mounts {
+			if m.Source != "/usr" && m.Source != "/bin" && m.Source != "/lib" && m.Link == "" {
+				kept = append(kept, m)
+			}
+		}
+		return kept, err
+	})
+}
+
+// Pid is the number of the enclave's first process.
+func (e *Enclave) Pid() int { return e.process.Pid() }
+
+// ReadConsole is what a console keeps of lines, and whether it says that the enclave is ready.
+func ReadConsole(lines ...string) (kept string, ready bool, err error) {
+	c, to, err := newConsole()
+	if err != nil {
+		return "", false, err
+	}
+	_, writeErr := to.WriteString(strings.Join(lines, ""))
+	err = errors.Join(writeErr, to.Close())
+	<-c.ended
+	select {
+	case <-c.ready:
+		ready = true
+	default:
+	}
+	c.close()
+	return c.String(), ready, err
+}

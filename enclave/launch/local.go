@@ -1,0 +1,224 @@
+// Package launch starts enclaves: where one runs is behind [Enclave], how it got there is not
+// the caller's concern.
+//
+// A local enclave is the same daemon behind the same walls as in production, with this
+// machine's kernel where the Nitro hypervisor would be. It is SIMULATED: whoever owns the
+// machine can look into it. Everything in it is in memory, and it ends with the process that
+// started it, whichever way that ends.
+package launch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/plugins/sandbox"
+)
+
+// Bounds of a start and an end.
+const (
+	startTimeout = 30 * time.Second
+	stopTimeout  = 10 * time.Second
+	maxConsole   = 64 << 10
+)
+
+// ErrStart: the enclave did not come up.
+var ErrStart = errors.New("enclave does not start")
+
+// Config configures a local enclave.
+type Config struct {
+	// Image is the folder that `make build` fills: cloisterd, walls, profile.json, executors/,
+	// etc/. Required.
+	Image string
+}
+
+// Enclave is a running local enclave. It is safe for concurrent use.
+type Enclave struct {
+	process *sandbox.Process
+	console *console
+	stop    sync.Once
+	stopErr error
+}
+
+// Local starts an enclave on this machine and returns when it answers. Where the machine cannot
+// give a wall, the error is a [sandbox.UnavailableError].
+func Local(ctx context.Context, cfg Config) (*Enclave, error) {
+	return local(ctx, cfg, localMounts)
+}
+
+// local starts an enclave that sees what view gives it.
+func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mount, error)) (*Enclave, error) {
+	dir, err := filepath.Abs(cfg.Image)
+	if err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, image.Daemon)); err != nil {
+		return nil, fmt.Errorf("launch: %w: no image at %s", ErrStart, dir)
+	}
+	mounts, err := view(dir)
+	if err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("%w: no answer within %v", ErrStart, startTimeout))
+	defer cancel()
+	c, out, err := newConsole()
+	if err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	process, err := sandbox.Start(ctx, sandbox.Spec{
+		Init: filepath.Join(dir, image.Walls), Nested: true, Mounts: mounts,
+		Path: image.Dir + "/" + image.Daemon, Dir: "/", Owner: -1, Stdout: out, Stderr: out,
+	})
+	_ = out.Close() // the enclave has its own
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	e := &Enclave{process: process, console: c}
+	if err := c.wait(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("launch: %w", err), e.Stop())
+	}
+	return e, nil
+}
+
+// Dial opens a connection to the enclave. Its socket has no name outside of it.
+func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/root%s", e.process.Pid(), image.Socket))
+}
+
+// Console is the last of what the enclave wrote there.
+func (e *Enclave) Console() string { return e.console.String() }
+
+// Stop ends the enclave: every job in it is cancelled and wiped. It may be called again.
+func (e *Enclave) Stop() error {
+	e.stop.Do(func() {
+		_ = e.process.Signal(unix.SIGTERM) // what it does not obey is killed below
+		ended := make(chan struct{})
+		go func() { _, _ = e.process.Wait(); close(ended) }() // its status says nothing that the console does not
+		select {
+		case <-ended:
+		case <-time.After(stopTimeout):
+		}
+		e.stopErr = e.process.Kill()
+		<-ended
+		e.console.close()
+	})
+	return e.stopErr
+}
+
+// localMounts is the enclave's view: the image, a root for executors made of this machine's
+// system folders, and places in memory.
+func localMounts(dir string) ([]sandbox.Mount, error) {
+	mounts := []sandbox.Mount{
+		{Source: dir, Target: image.Dir},
+		{Target: image.Run, Tmpfs: 1 << 20},
+		{Target: image.State, Tmpfs: 1 << 40},
+	}
+	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
+		m := sandbox.Mount{Source: "/" + name, Target: image.Root + "/" + name}
+		info, err := os.Lstat(m.Source)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, err
+		case info.Mode()&os.ModeSymlink != 0:
+			if m.Link, err = os.Readlink(m.Source); err != nil {
+				return nil, err
+			}
+			m.Source = ""
+		}
+		mounts = append(mounts, m)
+	}
+	for _, name := range []string{"ld.so.cache", "alternatives"} {
+		if _, err := os.Stat("/etc/" + name); err == nil {
+			mounts = append(mounts, sandbox.Mount{Source: "/etc/" + name, Target: image.Root + "/etc/" + name})
+		}
+	}
+	files, err := os.ReadDir(filepath.Join(dir, image.Etc))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		mounts = append(mounts, sandbox.Mount{Source: filepath.Join(dir, image.Etc, f.Name()), Target: image.Root + "/etc/" + f.Name()})
+	}
+	if os.Geteuid() == 0 {
+		mounts = append(mounts, sandbox.Mount{Source: "/sys/fs/cgroup", Target: "/sys/fs/cgroup", Writable: true})
+	}
+	return mounts, nil
+}
+
+// console keeps the last of what an enclave writes, and waits for the line that it is ready.
+type console struct {
+	from *os.File
+
+	mu    sync.Mutex
+	kept  []byte
+	ready chan struct{}
+	ended chan struct{}
+}
+
+func newConsole() (*console, *os.File, error) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &console{from: from, ready: make(chan struct{}), ended: make(chan struct{})}
+	go c.read()
+	return c, to, nil
+}
+
+func (c *console) read() {
+	defer close(c.ended)
+	buf := make([]byte, 4096)
+	seen := false
+	for {
+		n, err := c.from.Read(buf)
+		c.mu.Lock()
+		c.kept = append(c.kept, buf[:n]...)
+		c.kept = c.kept[max(0, len(c.kept)-maxConsole):]
+		found := bytes.Contains(c.kept, []byte(image.Ready+"\n"))
+		c.mu.Unlock()
+		if found && !seen {
+			seen = true
+			close(c.ready)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// wait returns when the enclave is ready, or says what it wrote instead.
+func (c *console) wait(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		return nil
+	case <-c.ended:
+		return fmt.Errorf("%w: %s", ErrStart, strings.TrimSpace(c.String()))
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *console) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.kept)
+}
+
+func (c *console) close() {
+	_ = c.from.Close() // a pipe that was only read
+	<-c.ended
+}

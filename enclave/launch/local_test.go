@@ -1,0 +1,268 @@
+package launch_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/launch/launchtest"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+func TestMain(m *testing.M) {
+	status := launchtest.Main(m)
+	if err := goleak.Find(); status == 0 && err != nil {
+		println(err.Error())
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// TestAsOrdinaryUser runs every test once more, as a user with no rights.
+func TestAsOrdinaryUser(t *testing.T) {
+	launchtest.AsOrdinaryUser(t, filepath.Dir(launchtest.Image(t)), nil)
+}
+
+// start starts an enclave that ends with the test.
+func start(t *testing.T) *launch.Enclave {
+	t.Helper()
+	e, err := launch.Local(t.Context(), launch.Config{Image: launchtest.Image(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// job is a job in a folder of its own.
+type job struct{ dir, text string }
+
+const header = `version: 1
+name: probe
+application: {from: app, command: {entrypoint: main.py, args: ["${inputs.in}", "${outputs.out}"], outputs: {out: out}}}
+inputs: {in: {from: in}}
+outputs: {out: {save_to: out}}
+limits: {memory: 512MiB, disk: 16MiB}
+`
+
+func newJob(t *testing.T, input, app string) job {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "app"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"app/main.py": app, "in": input} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return job{dir, header}
+}
+
+func (j job) run(ctx context.Context, t *testing.T, dial client.Dial, o client.Observer) (*client.Report, error) {
+	t.Helper()
+	spec, err := jobspec.Parse("job.yaml", []byte(j.text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := client.Prepare(spec, client.Options{Dir: j.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	c := client.New(dial)
+	defer c.Close()
+	return c.Run(ctx, p, o, func(*client.Report) error { return nil })
+}
+
+func (j job) out() string {
+	content, _ := os.ReadFile(filepath.Join(j.dir, "out")) // empty if nothing landed
+	return string(content)
+}
+
+func TestConsole(t *testing.T) {
+	for name, row := range map[string]struct {
+		lines []string
+		ready bool
+	}{
+		"ready":                    {[]string{"cloisterd: booting\n", image.Ready + "\n"}, true},
+		"ready after a long story": {[]string{strings.Repeat("line\n", 100_000), image.Ready + "\n"}, true},
+		"never":                    {[]string{"cloisterd: error: no profile\n"}, false},
+		"not a whole line":         {[]string{image.Ready}, false},
+	} {
+		kept, ready, err := launch.ReadConsole(row.lines...)
+		if err != nil || ready != row.ready {
+			t.Errorf("%s: ready is %v, %v", name, ready, err)
+		}
+		if last := row.lines[len(row.lines)-1]; !strings.HasSuffix(kept, last) || len(kept) > 64<<10 {
+			t.Errorf("%s: %d bytes were kept, the last of them %q", name, len(kept), kept[max(0, len(kept)-20):])
+		}
+	}
+}
+
+func TestNoImage(t *testing.T) {
+	_, err := launch.Local(t.Context(), launch.Config{Image: t.TempDir()})
+	if !errors.Is(err, launch.ErrStart) {
+		t.Errorf("error %v, want %v", err, launch.ErrStart)
+	}
+}
+
+// TestFailureShowsTheReason: what the daemon said last is what the caller is told.
+func TestFailureShowsTheReason(t *testing.T) {
+	broken := t.TempDir()
+	if err := os.CopyFS(broken, os.DirFS(launchtest.Image(t))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "profile.json"), []byte(`{"realm":""}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := launch.Local(t.Context(), launch.Config{Image: broken})
+	if !errors.Is(err, launch.ErrStart) || !strings.Contains(err.Error(), "profile.realm") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestContextEndsDuringStart(t *testing.T) {
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	if _, err := launch.Local(ctx, launch.Config{Image: launchtest.Image(t)}); !errors.Is(err, stopped) {
+		t.Errorf("error %v, want %v", err, stopped)
+	}
+	for _, after := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), after, stopped)
+		e, err := launch.Local(ctx, launch.Config{Image: launchtest.Image(t)})
+		cancel()
+		switch {
+		case err == nil:
+			err = e.Stop() // it was faster
+		case errors.Is(err, stopped):
+			err = nil
+		}
+		if err != nil {
+			t.Errorf("after %v: %v", after, err)
+		}
+	}
+}
+
+func TestStopTwice(t *testing.T) {
+	e := start(t)
+	pid := e.Pid()
+	for range 2 {
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the enclave's first process: %v", err)
+	}
+	if _, err := e.Dial(t.Context()); err == nil {
+		t.Error("an enclave that was stopped answers")
+	}
+}
+
+// TestMissingPython: the fault is the runtime's, and the message names where one was sought.
+func TestMissingPython(t *testing.T) {
+	e, err := launch.WithoutMachine(t.Context(), launch.Config{Image: launchtest.Image(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Stop()
+	j := newJob(t, "", "")
+	report, err := j.run(t.Context(), t, e.Dial, client.Observer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := report.Result; r.Outcome != receipt.Broken || r.Fault != core.FaultRuntime || len(report.Landed) > 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestUnknownExecutor: it is refused before anything is sent, and what there is is named.
+func TestUnknownExecutor(t *testing.T) {
+	j := newJob(t, "", "")
+	j.text = strings.Replace(header, "entrypoint:", "executor: cobol, entrypoint:", 1)
+	_, err := j.run(t.Context(), t, start(t).Dial, client.Observer{})
+	if err == nil || !strings.Contains(err.Error(), `"cobol" (installed: python)`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestI9KilledEnclave: the daemon is killed while the application runs.
+func TestI9KilledEnclave(t *testing.T) {
+	e := start(t)
+	j := newJob(t, "secret", "import shutil, sys, time; shutil.copy(sys.argv[1], sys.argv[2]); time.sleep(3600)")
+	_, err := j.run(t.Context(), t, e.Dial, client.Observer{Phase: func(p core.Phase) {
+		if p == core.Executing {
+			_ = unix.Kill(e.Pid(), unix.SIGKILL)
+		}
+	}})
+	if !errors.Is(err, client.ErrUnavailable) {
+		t.Errorf("error %v, want %v", err, client.ErrUnavailable)
+	}
+	j.nothingLanded(t)
+}
+
+// TestI9CutRelease: the connection breaks, or the enclave is killed, while an output arrives.
+func TestI9CutRelease(t *testing.T) {
+	const size = 8 << 20
+	for name, end := range map[string]func(*launch.Enclave, net.Conn){
+		"connection": func(_ *launch.Enclave, c net.Conn) { c.Close() },
+		"enclave":    func(e *launch.Enclave, _ net.Conn) { _ = unix.Kill(e.Pid(), unix.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			j := newJob(t, "", "import sys; open(sys.argv[2], 'wb').write(b'x' * (8 << 20))")
+			_, err := j.run(t.Context(), t, func(ctx context.Context) (net.Conn, error) {
+				c, err := e.Dial(ctx)
+				return &cutConn{Conn: c, left: size / 2, cut: func() { end(e, c) }}, err
+			}, client.Observer{})
+			if !errors.Is(err, client.ErrUnavailable) {
+				t.Errorf("error %v, want %v", err, client.ErrUnavailable)
+			}
+			j.nothingLanded(t)
+		})
+	}
+}
+
+// cutConn calls cut when left bytes were read.
+type cutConn struct {
+	net.Conn
+	left int
+	cut  func()
+}
+
+func (c *cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.left -= n; c.left <= 0 && n > 0 {
+		c.cut()
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (j job) nothingLanded(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(j.dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("there is %v, %v", entries, err)
+	}
+}
