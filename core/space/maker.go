@@ -17,6 +17,10 @@ const (
 	owners     = 65_536
 )
 
+// socketBytes bounds what is in Socket, where the application may write like its executor: one
+// socket belongs there. A file system of its own keeps the rest from other jobs' room.
+const socketBytes = 64 << 10
+
 // Maker makes spaces whose Work is a file system of its own, as large as the job's disk
 // limit. It is safe for concurrent use.
 type Maker struct {
@@ -64,8 +68,16 @@ func (m *Maker) Make(id string, disk int64) (_ *Space, err error) {
 		mounter: m.mounter,
 		free:    func() { m.free(owner) },
 	}
-	if err = s.mounter.Mount(s.Work, disk); err == nil {
-		s.mounts = []string{s.Work}
+	for _, fs := range []struct {
+		dir  string
+		size int64
+	}{{s.Work, disk}, {s.Socket, socketBytes}} {
+		if err = s.mounter.Mount(fs.dir, fs.size); err != nil {
+			break
+		}
+		s.mounts = append(s.mounts, fs.dir)
+	}
+	if err == nil {
 		err = s.make()
 	}
 	if err != nil {

@@ -167,6 +167,28 @@ func TestTheDiskLimitHolds(t *testing.T) {
 	}
 }
 
+// TestI6_TheSocketFolderIsBounded: the application may write there as its executor may, and
+// must take neither memory nor files that other jobs need.
+func TestI6_TheSocketFolderIsBounded(t *testing.T) {
+	t.Parallel()
+	m, _ := maker(t)
+	s, err := m.Make("job", 1<<20)
+	must(t, err)
+	err = os.WriteFile(filepath.Join(s.Socket, "big"), make([]byte, 1<<20), 0o600)
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("1 MiB beside the socket: %v, want ENOSPC", err)
+	}
+	err = nil
+	for i := 0; err == nil && i < 1000; i++ {
+		err = os.WriteFile(filepath.Join(s.Socket, fmt.Sprint(i)), nil, 0o600)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("1000 files beside the socket: %v, want ENOSPC", err)
+	}
+	must(t, os.WriteFile(filepath.Join(s.Own, "exit"), []byte("0"), 0o600))
+	must(t, s.Wipe())
+}
+
 func TestWorkGrantsNoRights(t *testing.T) {
 	m, _ := maker(t)
 	s, err := m.Make("job", 1<<20)
