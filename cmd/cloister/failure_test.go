@@ -16,6 +16,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/plugins/sandbox"
+	"github.com/cloister-run/cloister/policies/abi"
 )
 
 // TestOutcomes: every outcome has its status, and every failure a message and a hint.
@@ -48,6 +49,27 @@ func TestOutcomes(t *testing.T) {
 	}
 	if f := outcome(core.Result{Outcome: receipt.Succeeded}); f != nil {
 		t.Errorf("succeeded: %+v", f)
+	}
+}
+
+// TestSummary: a denial without a policy is not put down to several where there is one, and a
+// channel that stays for want of consent is named.
+func TestSummary(t *testing.T) {
+	one := receipt.Run{Policies: make([]abi.PolicyRef, 1), Decisions: []receipt.Decision{{Point: abi.Egress}}}
+	two := receipt.Run{Policies: make([]abi.PolicyRef, 2), Decisions: one.Decisions}
+	quiet := receipt.Run{Policies: one.Policies, Consented: []abi.Channel{"outputs.a"}}
+	for want, row := range map[string]client.Report{
+		"egress    denied: an output or a log is over a policy's cap\n":                         {Statement: &receipt.Statement{Predicate: one}},
+		"egress    denied: by several policies, or an output or a log is over a policy's cap\n": {Statement: &receipt.Statement{Predicate: two}},
+		"stays     logs.stdout: not every policy consents to it\n": {
+			Statement: &receipt.Statement{Predicate: quiet}, Landed: []client.Landing{{Channel: "outputs.a"}},
+		},
+	} {
+		var out bytes.Buffer
+		(&app{}).summary(&out, &row, []abi.Channel{"outputs.a", abi.Stdout})
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %q", want, out.String())
+		}
 	}
 }
 

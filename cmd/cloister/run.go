@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/policies/abi"
 )
 
 const aboutRun = `Run sends a job and everything that it names into an enclave, waits for its end, and
@@ -40,7 +42,9 @@ func (a *app) runCommand() *cobra.Command {
 
 func (a *app) run(ctx context.Context, file, record string) error {
 	var report *client.Report
+	var asked []abi.Channel
 	err := a.withEnclave(ctx, file, record, func(c *client.Client, p *client.Package) (err error) {
+		asked = p.Channels()
 		show := a.newProgress()
 		defer show.stop()
 		report, err = c.Run(ctx, p, client.Observer{Phase: show.phase, Sending: show.sending}, func(r *client.Report) error {
@@ -54,7 +58,7 @@ func (a *app) run(ctx context.Context, file, record string) error {
 	if err != nil {
 		return err
 	}
-	return a.conclude(report)
+	return a.conclude(report, asked)
 }
 
 // withEnclave reads a job and everything that it names, starts the enclave, and ends it
@@ -121,9 +125,17 @@ type runReport struct {
 	Record *receipt.Statement `json:"record,omitempty"`
 }
 
-// conclude prints how a run ended and gives the failure that its outcome is.
-func (a *app) conclude(r *client.Report) error {
+// conclude prints how a run ended and gives the failure that its outcome is. The job asked for
+// these channels.
+func (a *app) conclude(r *client.Report, asked []abi.Channel) error {
 	f := outcome(r.Result)
+	if f != nil && r.Result.Outcome == receipt.Failed {
+		for _, l := range r.Landed {
+			if l.Channel == abi.Stderr {
+				f.hint = "its standard error says why: " + l.Path
+			}
+		}
+	}
 	report := runReport{Result: r.Result, Landed: r.Landed, Record: r.Statement}
 	if report.Landed == nil {
 		report.Landed = []client.Landing{}
@@ -133,19 +145,19 @@ func (a *app) conclude(r *client.Report) error {
 			printJSON(a.stdout, report)
 			return nil
 		}
-		a.summary(a.stdout, r)
+		a.summary(a.stdout, r, asked)
 		return nil
 	}
 	if !a.json {
-		a.summary(a.stderr, r)
+		a.summary(a.stderr, r, asked)
 	}
 	report.Status = f.status
 	f.report = report
 	return f
 }
 
-// summary says what every policy decided and what landed.
-func (a *app) summary(w io.Writer, r *client.Report) {
+// summary says what every policy decided, what landed, and what stays for want of consent.
+func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 	if r.Statement == nil {
 		return
 	}
@@ -157,9 +169,9 @@ func (a *app) summary(w io.Writer, r *client.Report) {
 		say(w, "policies  none: everything that the job declares may leave\n")
 	}
 	for _, d := range run.Decisions {
-		who := "several policies"
-		if d.Policy != nil {
-			who = fmt.Sprintf("policy %d", *d.Policy)
+		if d.Policy == nil {
+			say(w, "%-9s denied: %s\n", d.Point, unnamed(d.Point, len(run.Policies)))
+			continue
 		}
 		verdict := "denied"
 		if d.Allow {
@@ -168,14 +180,40 @@ func (a *app) summary(w io.Writer, r *client.Report) {
 		if d.Code != "" {
 			verdict += " (" + printable(d.Code) + ")"
 		}
-		say(w, "%-9s %s %s\n", d.Point, who, verdict)
+		say(w, "%-9s policy %d %s\n", d.Point, *d.Policy, verdict)
 	}
 	for _, l := range r.Landed {
 		say(w, "released  %s, %d bytes, to %s\n", l.Channel, l.Bytes, printable(l.Path))
 	}
 	if len(r.Landed) == 0 {
 		say(w, "released  nothing\n")
+		return
 	}
+	for _, ch := range asked {
+		if !slices.Contains(run.Consented, ch) {
+			say(w, "stays     %s: not every policy consents to it\n", ch)
+		}
+	}
+}
+
+// unnamed says what a denial without a policy can be: the record does not tell several policies
+// from the border's own rules.
+func unnamed(p abi.Point, policies int) string {
+	rule := ""
+	switch p {
+	case abi.Admit:
+		rule = "no channel has the consent of every policy"
+	case abi.Egress:
+		rule = "an output or a log is over a policy's cap"
+	case abi.Ingress:
+	}
+	switch {
+	case rule == "":
+		return "by several policies"
+	case policies < 2:
+		return rule
+	}
+	return "by several policies, or " + rule
 }
 
 // outcome is the failure that a result is, or nil.
@@ -196,7 +234,7 @@ func outcome(r core.Result) *failure {
 			}
 		}
 		if f.hint == "" {
-			f.hint = "nothing was written; the record says which policies were asked"
+			f.hint = "nothing was written; hold the outputs and logs against each policy's configuration"
 		}
 	case receipt.Refused:
 		f.status, f.message = statusFailed, "an output is not what the job declares: "+r.Detail
@@ -229,13 +267,13 @@ func cure(f core.Fault) string {
 	case core.FaultRuntime:
 		return "install the runtime; for Python: apt-get install python3. cloister doctor says what an enclave finds"
 	case core.FaultExecutor:
-		return "the executor itself does not work; cloister doctor says what is installed"
+		return "limits.memory is too small for the executor, or the executor does not work; cloister doctor says what is installed"
 	case core.FaultEntrypoint:
 		return "check command.entrypoint in the job"
 	case core.FaultGone:
 		return "the application ended its executor, or used more than its limits; raise limits.memory or limits.processes"
 	case core.FaultMachine:
-		return "cloister doctor says what this machine lacks"
+		return "cloister doctor says what this machine lacks; or limits.memory is very small"
 	}
 	return ""
 }

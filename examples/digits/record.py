@@ -20,7 +20,7 @@ def lines(run):
         yield "policy %d  module %s" % (number, policy["module"])
     for decision in run["decisions"]:
         number = decision.get("policy")
-        who = "several policies" if number is None else "policy %d" % number
+        who = "several policies, or a cap," if number is None else "policy %d" % number
         said = "allowed" if decision["allow"] else " ".join(["denied", decision.get("code", "")]).strip()
         yield "%-9s %s %s" % (decision["point"], who, said)
     yield "outcome   %s" % run["outcome"]

@@ -94,7 +94,7 @@ class Record(example.Case):
             [
                 "admit     policy 0 allowed",
                 "ingress   policy 0 denied columns",
-                "egress    several policies denied",
+                "egress    several policies, or a cap, denied",
                 "outcome   succeeded",
                 "released  logs.stdout, 7 bytes, sha256:cc",
             ],
