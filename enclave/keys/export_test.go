@@ -1,0 +1,24 @@
+package keys
+
+// What tests of this package look at from outside.
+var (
+	OpenEnvelope = openEnvelope
+	ErrDecrypt   = errDecrypt
+	ErrRecipient = errRecipient
+)
+
+// The parts of a parsed envelope.
+func ParseEnvelope(ber []byte) (recipient, encryptedKey, iv, ciphertext []byte, err error) {
+	e, err := parseEnvelope(ber)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	return e.recipient, e.encryptedKey, e.iv, e.ciphertext, nil
+}
+
+// Bounds.
+const (
+	MaxEnvelope = maxEnvelope
+	MaxElements = maxElements
+	MaxAnswer   = maxAnswer
+)
