@@ -104,7 +104,6 @@ func TestHintsNameTheCure(t *testing.T) {
 		smallest + "limits: {cpus: 999}\n":                                       "from 1 to 256 are allowed",
 		smallest + "limits: {memory: 1}\n":                                       "from 1MiB to 1TiB are allowed",
 		smallest + "limits: {run: 10}\n":                                         "write it as 90s, 10m or 1h30m",
-		smallest + "inputs: {m: {from: m.sealed}}\n":                             "name the plain file or folder",
 		strings.Replace(smallest, "main.py", "./main.py", 1):                     `write "main.py"`,
 		strings.Replace(smallest, "name: a", "name: 12", 1):                      `write it in quotes: "12"`,
 		strings.Replace(smallest, "main.py", `main.py, args: ["${input.x}"]`, 1): `did you mean "inputs"?`,

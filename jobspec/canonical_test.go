@@ -34,6 +34,11 @@ func parse(t testing.TB, data string) *jobspec.Job {
 
 func canonical(t testing.TB, job *jobspec.Job) *jobspec.Canonical {
 	t.Helper()
+	if job.Application.Sealed() && job.Application.Command.Entrypoint == "" {
+		if err := job.Adopt(fitting(job)); err != nil {
+			t.Fatalf("a command that fits is refused: %v", err)
+		}
+	}
 	modules := make([]string, len(job.Policies))
 	for i := range modules {
 		modules[i] = module("abcdef"[i%6 : i%6+1])
@@ -41,6 +46,21 @@ func canonical(t testing.TB, job *jobspec.Job) *jobspec.Canonical {
 	c, err := job.Canonical(modules)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return c
+}
+
+// fitting is a command that declares just what the job supplies.
+func fitting(job *jobspec.Job) jobspec.Command {
+	c := jobspec.Command{Entrypoint: "main.py", Outputs: map[string]string{}, Parameters: map[string]jobspec.Parameter{}}
+	for name, output := range job.Outputs {
+		c.Outputs[name] = name
+		if strings.HasSuffix(output.SaveTo, "/") {
+			c.Outputs[name] += "/"
+		}
+	}
+	for name := range job.Parameters {
+		c.Parameters[name] = jobspec.Parameter{Pattern: "(?s).*"}
 	}
 	return c
 }

@@ -123,8 +123,11 @@ func (r *rules) parameters() {
 	}
 	for _, name := range sorted(r.job.Parameters) {
 		if _, ok := declared[name]; !ok {
-			r.report(path("parameters").key(name), "the command declares no such parameter",
-				suggest(name, declared, "remove it, or declare it under command.parameters"))
+			hint := "remove it, or declare it under command.parameters"
+			if r.sealed {
+				hint = "remove it"
+			}
+			r.report(path("parameters").key(name), "the command declares no such parameter", suggest(name, declared, hint))
 		}
 	}
 }

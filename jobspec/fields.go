@@ -11,7 +11,7 @@ func jobFile() *shape {
 		optional("inputs", named("What the application reads: models, data sets, any file or folder. The application sees each as `${inputs.NAME}`.", maxInputs,
 			object("One input.",
 				required("from", "say where it is: from: ./data",
-					text("A file or a folder, relative to the job file.", "", maxHostPath))))),
+					text("A file, a folder or a sealed bundle (`NAME.sealed`), relative to the job file.", "", maxHostPath))))),
 		optional("parameters", named("Values for the parameters that the command declares. Write numbers in quotes.", maxParameters,
 			blankText("The value; the whole of it must match the parameter's pattern.", maxValue))),
 		optional("outputs", named("Where the declared outputs land. It names the same outputs as `application.command.outputs`.", maxOutputs, outputShape())),
@@ -32,10 +32,12 @@ func jobFile() *shape {
 func destination(doc string) *shape { return text(doc, "", maxHostPath) }
 
 func applicationShape() *shape {
+	command := commandShape()
+	command.doc = "How the application is run. A plain application needs one; a sealed one has its own, and the job must have none."
 	return object("The code to run.",
 		required("from", "say where the code is: from: ./app",
-			text("The application's folder, relative to the job file.", "", maxHostPath)),
-		required("command", "say how to run it: command: {entrypoint: main.py}", commandShape()))
+			text("The application's folder, or the sealed bundle (`NAME.sealed`) that holds it, relative to the job file.", "", maxHostPath)),
+		optional("command", command))
 }
 
 func commandShape() *shape {

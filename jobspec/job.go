@@ -11,6 +11,7 @@ package jobspec
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -46,10 +47,15 @@ func (j *Job) Fault(at, message, hint string) Problem {
 
 // Application is the code to run.
 type Application struct {
-	// From is a folder, as written in the file (relative to the job file).
-	From    string
+	// From is a folder or a sealed bundle, as written in the file (relative to the job file).
+	From string
+	// Command is the job's for a plain application. A sealed one has its own, which
+	// [Job.Adopt] puts here.
 	Command Command
 }
+
+// Sealed reports whether the application is a sealed bundle.
+func (a Application) Sealed() bool { return sealed(a.From) }
 
 // Command is how an application is run: in the job for a plain application, in the bundle
 // for a sealed one.
@@ -75,8 +81,17 @@ type Parameter struct {
 	Pattern string `json:"pattern"`
 }
 
-// Input is a model, a data set or any other file or folder that the application reads.
+// Input is a model, a data set or any other file or folder that the application reads, plain
+// or as a sealed bundle.
 type Input struct{ From string }
+
+// Sealed reports whether the input is a sealed bundle.
+func (in Input) Sealed() bool { return sealed(in.From) }
+
+// SealedSuffix ends the name of a sealed bundle, and of nothing else that a job names.
+const SealedSuffix = ".sealed"
+
+func sealed(from string) bool { return strings.HasSuffix(from, SealedSuffix) }
 
 // Output is a declared output and where it lands.
 type Output struct{ SaveTo string }

@@ -23,6 +23,7 @@ func Parse(name string, data []byte) (*Job, error) {
 		return nil, c.err()
 	}
 	job := build(v)
+	c.command(job, v.at("application"))
 	c.rules(job, v.at("version"))
 	c.host(job)
 	if err := c.err(); err != nil {
@@ -31,6 +32,42 @@ func Parse(name string, data []byte) (*Job, error) {
 	job.file, job.positions = name, c.positions
 	return job, nil
 }
+
+// command tells where the command is: in the job for a plain application, in the bundle for a
+// sealed one. Rules about a command that is not here stay silent until [Job.Adopt].
+func (c *collector) command(job *Job, application value) {
+	here, known := application.at("command").set, application.at("from").set
+	switch {
+	case job.Application.Sealed() && here:
+		c.report("application.command", "a sealed application has its own command, which nobody can change",
+			"remove it; `cloister inspect` shows the bundle's")
+	case !here && known && !job.Application.Sealed() && c.intact("application.command"):
+		c.report("application", "command is missing", "say how to run it: command: {entrypoint: main.py}")
+	}
+	if !here {
+		c.broken = append(c.broken, "application.command")
+	}
+}
+
+// Adopt gives a job with a sealed application the command of its bundle, and applies the rules
+// that had to wait for it. The error is a [*Problems]; the job is unchanged then.
+func (j *Job) Adopt(command Command) error {
+	c := newCollector(j.file, jobFormat())
+	c.positions = j.positions
+	adopted := *j
+	adopted.Application.Command = command
+	c.rules(&adopted, value{})
+	for _, name := range sorted(j.Outputs) {
+		c.landing(outputPath(name), j.Outputs[name].SaveTo, strings.HasSuffix(command.Outputs[name], "/"))
+	}
+	if err := c.err(); err != nil {
+		return err
+	}
+	*j = adopted
+	return nil
+}
+
+func outputPath(name string) path { return path("outputs").key(name).field("save_to") }
 
 // rules runs the shared rules over a draft of the canonical job. What the file says stands
 // in it as it is: a limit of 0 is a problem, not a limit left out.
@@ -47,6 +84,7 @@ func (c *collector) rules(job *Job, version value) {
 		job:    draft,
 		report: func(p path, message, hint string) { c.report(inFile(p), message, hint) },
 		intact: func(p path) bool { return c.intact(inFile(p)) },
+		sealed: job.Application.Sealed(),
 	}
 	r.run()
 }
@@ -145,16 +183,9 @@ func (c *collector) host(job *Job) {
 		}
 		into[p] = c.resolve(s)
 	}
-	source := func(p path, s string) {
-		if strings.HasSuffix(s, ".sealed") && !strings.HasPrefix(s, "s3://") {
-			c.report(p, "sealed bundles are not in this version yet", "name the plain file or folder")
-			return
-		}
-		take(sources, p, s)
-	}
-	source("application.from", job.Application.From)
+	take(sources, "application.from", job.Application.From)
 	for _, name := range sorted(job.Inputs) {
-		source(path("inputs").key(name).field("from"), job.Inputs[name].From)
+		take(sources, path("inputs").key(name).field("from"), job.Inputs[name].From)
 	}
 	for i, policy := range job.Policies {
 		c.policy(path("policies").index(i), policy, take, sources)
@@ -164,8 +195,8 @@ func (c *collector) host(job *Job) {
 		c.landing(p, s, folder)
 	}
 	for _, name := range sorted(job.Outputs) {
-		folder := strings.HasSuffix(job.Application.Command.Outputs[name], "/")
-		landing(path("outputs").key(name).field("save_to"), job.Outputs[name].SaveTo, folder)
+		folder := strings.HasSuffix(job.Application.Command.Outputs[name], "/") || !c.intact("application.command")
+		landing(outputPath(name), job.Outputs[name].SaveTo, folder)
 	}
 	for p, s := range map[path]string{"logs.stdout": job.Logs.Stdout, "logs.stderr": job.Logs.Stderr, "exit": job.ExitTo} {
 		if s != "" {

@@ -25,6 +25,8 @@ type rules struct {
 	intact func(p path) bool
 	// open says that only the command is known, not the job that will name inputs and outputs.
 	open bool
+	// sealed says that the command is a bundle's, which the operator cannot change.
+	sealed bool
 }
 
 // run reports every problem of a normal job.
@@ -128,8 +130,11 @@ func (r *rules) outputs() {
 	}
 	for name := range asked {
 		if _, ok := declared[name]; !ok {
-			r.report(path("outputs").key(name), "the command declares no such output", suggest(name, declared,
-				fmt.Sprintf("add it to the command: outputs: {%s: %s.csv}", name, name)))
+			hint := fmt.Sprintf("add it to the command: outputs: {%s: %s.csv}", name, name)
+			if r.sealed {
+				hint = "remove it; the sealed application has: " + strings.Join(sorted(declared), ", ")
+			}
+			r.report(path("outputs").key(name), "the command declares no such output", suggest(name, declared, hint))
 		}
 	}
 	for _, name := range sorted(declared) {
