@@ -46,8 +46,8 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
-// FuzzUnpack: what is accepted is on the disk with the digest that was returned, and packs and
-// unpacks to the same again.
+// FuzzUnpack: Extract accepts what Unpack accepts; that is on the disk with the digest that was
+// returned, and packs and unpacks to the same again.
 func FuzzUnpack(f *testing.F) {
 	paths, err := filepath.Glob("testdata/archives/*.tar")
 	if err != nil || len(paths) == 0 {
@@ -64,6 +64,10 @@ func FuzzUnpack(f *testing.F) {
 		limits := tree.Limits{Bytes: 1 << 16, Entries: 32}
 		dir := t.TempDir()
 		got, err := tree.Unpack(t.Context(), bytes.NewReader(stream), openRoot(t, dir), limits)
+		x, extractErr := tree.Extract(t.Context(), bytes.NewReader(stream), openRoot(t, t.TempDir()), limits)
+		if (extractErr == nil) != (err == nil) || x.Bytes != got.Bytes {
+			t.Fatalf("unpacked %+v, %v; extracted %+v, %v", got, err, x, extractErr)
+		}
 		if err != nil {
 			return
 		}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +15,8 @@ import (
 	"syscall"
 )
 
-// Source is a file or a folder that can be packed: looked at once, then streamed. Pack and
-// Raw are safe for concurrent use once Digest has returned; nothing else is.
+// Source is a file or a folder that can be packed: looked at once, then streamed. Pack, Stream
+// and Raw are safe for concurrent use once Digest has returned; nothing else is.
 type Source struct {
 	root *os.Root
 	// only is the one entry of a file source; empty for a folder.
@@ -25,14 +24,11 @@ type Source struct {
 	entries []Entry
 	// strict refuses second names, and drops executable bits.
 	strict bool
-	// digested says that Digest has filled in the entries' sums and marks, which Pack and
-	// Raw hold every chunk against before they write it.
+	// digested says that Digest has filled in the entries' sums and marks, against which
+	// every chunk is held before it is written.
 	digested bool
 	marks    [][]mark
 }
-
-// mark is the SHA-256 of a file from its start to the end of one of its chunks.
-type mark = [sha256.Size]byte
 
 // errChanged says that a file is not what it was when it was looked at or digested.
 var errChanged = errors.New("changed since it was looked at")
@@ -198,7 +194,7 @@ func (s *Source) Close() error { return s.root.Close() }
 // Digest reads everything once and says what it is. For a file source the digest is that of
 // the tree that holds just this file.
 func (s *Source) Digest(ctx context.Context) (Summary, error) {
-	entries, marks, err := s.each(ctx, func(Entry) error { return nil }, io.Discard)
+	entries, marks, err := s.each(ctx, func(Entry) error { return nil }, io.Discard, true)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -209,10 +205,25 @@ func (s *Source) Digest(ctx context.Context) (Summary, error) {
 // Pack writes the source as a tar stream whose bytes depend on content and names alone, and
 // says what it wrote. A file that changed its size since it was looked at is an error.
 //
-// After Digest, Pack and Raw write nothing that Digest did not read: content is compared
-// chunk by chunk before it is written, so a change is an error and leaves w with a proper
-// prefix of what was digested.
+// After Digest, Pack, Stream and Raw write nothing that Digest did not read: content is
+// compared chunk by chunk before it is written, so a change is an error and leaves w with a
+// proper prefix of what was digested.
 func (s *Source) Pack(ctx context.Context, w io.Writer) (Summary, error) {
+	entries, err := s.archive(ctx, w, true)
+	if err != nil {
+		return Summary{}, err
+	}
+	return Sum(entries), nil
+}
+
+// Stream writes the same tar stream as Pack and sums nothing, unless Digest was called. It is
+// for content that something else authenticates, as the AEAD of a sealed bundle does.
+func (s *Source) Stream(ctx context.Context, w io.Writer) error {
+	_, err := s.archive(ctx, w, false)
+	return err
+}
+
+func (s *Source) archive(ctx context.Context, w io.Writer, summed bool) ([]Entry, error) {
 	archive := tar.NewWriter(w)
 	entries, _, err := s.each(ctx, func(e Entry) error {
 		h := &tar.Header{Name: e.Path, Typeflag: tar.TypeReg, Mode: 0o644, Size: e.Size, Format: tar.FormatPAX}
@@ -223,11 +234,11 @@ func (s *Source) Pack(ctx context.Context, w io.Writer) (Summary, error) {
 			h.Mode = 0o755
 		}
 		return archive.WriteHeader(h)
-	}, archive)
+	}, archive, summed)
 	if err != nil {
-		return Summary{}, err
+		return nil, err
 	}
-	return Sum(entries), archive.Close()
+	return entries, archive.Close()
 }
 
 // Raw writes the content of a file source, and says what it wrote. See Pack.
@@ -235,14 +246,14 @@ func (s *Source) Raw(ctx context.Context, w io.Writer) (Summary, error) {
 	if s.only == "" {
 		return Summary{}, errors.New("a folder has no content of its own")
 	}
-	entries, _, err := s.each(ctx, func(Entry) error { return nil }, w)
+	entries, _, err := s.each(ctx, func(Entry) error { return nil }, w, true)
 	return Sum(entries), err
 }
 
 // each visits every entry: begin, then its content to w. It returns the entries with their
-// sums, and their marks, and leaves s as it is.
-func (s *Source) each(ctx context.Context, begin func(Entry) error, w io.Writer) ([]Entry, [][]mark, error) {
-	buf := make([]byte, copyBuffer)
+// sums, and their marks, if they were summed, and leaves s as it is.
+func (s *Source) each(ctx context.Context, begin func(Entry) error, w io.Writer, summed bool) ([]Entry, [][]mark, error) {
+	var m mover
 	entries, marks := slices.Clone(s.entries), make([][]mark, len(s.entries))
 	for i, e := range entries {
 		if err := ctx.Err(); err != nil {
@@ -254,44 +265,44 @@ func (s *Source) each(ctx context.Context, begin func(Entry) error, w io.Writer)
 		if e.Kind == Folder {
 			continue
 		}
-		read, err := s.copy(ctx, w, i, buf)
+		read, err := s.copy(ctx, w, i, &m, summed)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", clip(e.Path), err)
 		}
-		entries[i].Sum, marks[i] = read[len(read)-1], read[:len(read)-1]
+		if last := len(read) - 1; last >= 0 {
+			entries[i].Sum, marks[i] = read[last], read[:last]
+		}
 	}
 	return entries, marks, nil
 }
 
-// copy writes the content of entry i to w and returns a mark for each chunk; the last one is
-// the sum of the whole file. A chunk is written only after it was found to be what it should be.
-func (s *Source) copy(ctx context.Context, w io.Writer, i int, buf []byte) ([]mark, error) {
+// copy writes the content of entry i to w and, if it is summed, returns a mark for each chunk;
+// the last one is the sum of the whole file. What was digested is summed, whoever asks, and a
+// chunk of it written only after it was found to be what it should be.
+func (s *Source) copy(ctx context.Context, w io.Writer, i int, m *mover, summed bool) ([]mark, error) {
 	f, err := s.root.OpenFile(s.entries[i].Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	h := sha256.New()
-	var marks []mark
-	for left := s.entries[i].Size; len(marks) == 0 || left > 0; {
+	read := func(chunk []byte, last bool) error {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
-		chunk := buf[:min(left, int64(len(buf)))]
-		if err := readExactly(f, chunk, left == int64(len(chunk))); err != nil {
-			return nil, err
-		}
-		h.Write(chunk)
-		left -= int64(len(chunk))
-		marks = append(marks, mark(h.Sum(nil)))
-		if s.digested && !s.matches(i, marks) {
-			return nil, errChanged
-		}
-		if _, err := w.Write(chunk); err != nil {
-			return nil, err
-		}
+		return readExactly(f, chunk, last)
 	}
-	return marks, nil
+	if !summed && !s.digested {
+		return nil, m.move(ctx, w, s.entries[i].Size, read, nil)
+	}
+	var marks []mark
+	err = m.move(ctx, w, s.entries[i].Size, read, func(at mark) error {
+		marks = append(marks, at)
+		if s.digested && !s.matches(i, marks) {
+			return errChanged
+		}
+		return nil
+	})
+	return marks, err
 }
 
 // readExactly fills chunk, and makes sure that f ends there if it is the last one.

@@ -64,6 +64,10 @@ func TestAfterDigestOnlyWhatWasDigestedIsWritten(t *testing.T) {
 			if _, err := s.Pack(t.Context(), &out); (err == nil) != (row.content == content) || strings.Contains(out.String(), "X") {
 				t.Errorf("packed %d bytes, %v", out.Len(), err)
 			}
+			out.Reset()
+			if err := s.Stream(t.Context(), &out); (err == nil) != (row.content == content) || strings.Contains(out.String(), "X") {
+				t.Errorf("streamed %d bytes, %v", out.Len(), err)
+			}
 			if _, err := s.Digest(t.Context()); (err == nil) != (row.content == content) {
 				t.Errorf("digested again: %v", err)
 			}
@@ -123,6 +127,54 @@ func TestWhatHasNoContentOfItsOwn(t *testing.T) {
 	}
 }
 
+// What is not summed is the same as what is: as a stream and as files.
+func TestStreamAndExtractAreAsPackAndUnpack(t *testing.T) {
+	for name, row := range map[string]struct {
+		files map[string]string
+		want  tree.Extent
+	}{
+		"nothing":              {nil, tree.Extent{}},
+		"one file":             {map[string]string{"model.bin": "weights"}, tree.Extent{Bytes: 7, Entries: 1, Only: "model.bin"}},
+		"an empty file":        {map[string]string{"a": ""}, tree.Extent{Entries: 1, Only: "a"}},
+		"one file in a folder": {map[string]string{"a/b": "x"}, tree.Extent{Bytes: 1, Entries: 2}},
+		"two files":            {map[string]string{"a": "x", "b": "yz"}, tree.Extent{Bytes: 3, Entries: 2}},
+		"files of many sizes": {map[string]string{"a": strings.Repeat("a", 3<<20), "b": strings.Repeat("b", 1<<20), "c": strings.Repeat("c", 2<<20+1), "d": "d"},
+			tree.Extent{Bytes: 6<<20 + 2, Entries: 4}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, dst := t.TempDir(), t.TempDir()
+			for file, content := range row.files {
+				write(t, src, file, content, 0o700)
+			}
+			s := open(t, src)
+			var packed, streamed bytes.Buffer
+			want, err := s.Pack(t.Context(), &packed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Stream(t.Context(), &streamed); err != nil || !bytes.Equal(streamed.Bytes(), packed.Bytes()) {
+				t.Fatalf("streamed %d bytes, packed %d: %v", streamed.Len(), packed.Len(), err)
+			}
+			x, err := tree.Extract(t.Context(), &streamed, openRoot(t, dst), tree.Limits{Bytes: 1 << 30, Entries: 9})
+			if err != nil || x != row.want {
+				t.Errorf("extracted %+v, %v; want %+v", x, err, row.want)
+			}
+			if got, err := open(t, dst).Digest(t.Context()); err != nil || got != want {
+				t.Errorf("extracted %+v, %v; packed %+v", got, err, want)
+			}
+		})
+	}
+}
+
+// A folder alone is no file, though it is one entry.
+func TestAFolderIsNoFile(t *testing.T) {
+	stream := archive(t, &tar.Header{Name: "d/", Typeflag: tar.TypeDir})
+	x, err := tree.Extract(t.Context(), bytes.NewReader(stream), openRoot(t, t.TempDir()), plenty)
+	if err != nil || x != (tree.Extent{Entries: 1}) {
+		t.Errorf("extracted %+v, %v", x, err)
+	}
+}
+
 // A folder is never listed beyond what may be carried, however many names it has.
 func TestTheEntriesOfAllFoldersCount(t *testing.T) {
 	dir := t.TempDir()
@@ -149,16 +201,24 @@ func TestReadingEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, run := range map[string]func(ctx context.Context, counter io.Writer) error{
-		"pack": func(ctx context.Context, counter io.Writer) error { _, err := s.Pack(ctx, counter); return err },
+		"pack":   func(ctx context.Context, counter io.Writer) error { _, err := s.Pack(ctx, counter); return err },
+		"stream": s.Stream,
 		"unpack": func(ctx context.Context, counter io.Writer) error {
-			_, err := tree.Unpack(ctx, io.TeeReader(&packed, counter), openRoot(t, t.TempDir()), tree.Limits{Bytes: 1 << 30, Entries: 9})
-			return err
+			r := io.TeeReader(bytes.NewReader(packed.Bytes()), counter)
+			return unpackers["Unpack"](ctx, r, openRoot(t, t.TempDir()), tree.Limits{Bytes: 1 << 30, Entries: 9})
+		},
+		"extract": func(ctx context.Context, counter io.Writer) error {
+			r := io.TeeReader(bytes.NewReader(packed.Bytes()), counter)
+			return unpackers["Extract"](ctx, r, openRoot(t, t.TempDir()), tree.Limits{Bytes: 1 << 30, Entries: 9})
 		},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		n := 0
 		err := run(ctx, writer(func(p []byte) (int, error) {
+			if ctx.Err() != nil {
+				t.Errorf("%s: goes on after its end", name)
+			}
 			if n += len(p); n > 1<<20 {
 				cancel()
 			}
@@ -273,15 +333,21 @@ func TestAFileThatChangedBeforePackIsAnError(t *testing.T) {
 			if err := change(dir + "/x"); err != nil {
 				t.Fatal(err)
 			}
-			done := make(chan error, 1)
-			go func() { _, err := s.Pack(context.Background(), io.Discard); done <- err }()
-			select {
-			case err := <-done:
-				if err == nil {
-					t.Error("packed")
+			done := make(chan error, 2)
+			go func() {
+				_, err := s.Pack(context.Background(), io.Discard)
+				done <- err
+				done <- s.Stream(context.Background(), io.Discard)
+			}()
+			for range 2 {
+				select {
+				case err := <-done:
+					if err == nil {
+						t.Error("packed")
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("waits")
 				}
-			case <-time.After(10 * time.Second):
-				t.Error("waits")
 			}
 		})
 	}

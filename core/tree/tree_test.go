@@ -13,8 +13,24 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/cloister-run/cloister/core/tree"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// unpackers are the ways to unpack a stream, which have the same rules.
+var unpackers = map[string]func(ctx context.Context, r io.Reader, root *os.Root, limits tree.Limits) error{
+	"Unpack": func(ctx context.Context, r io.Reader, root *os.Root, limits tree.Limits) error {
+		_, err := tree.Unpack(ctx, r, root, limits)
+		return err
+	},
+	"Extract": func(ctx context.Context, r io.Reader, root *os.Root, limits tree.Limits) error {
+		_, err := tree.Extract(ctx, r, root, limits)
+		return err
+	},
+}
 
 var plenty = tree.Limits{Bytes: 1 << 20, Entries: 100}
 
@@ -155,10 +171,11 @@ func TestUnpackRefuses(t *testing.T) {
 		"no archive at all":           []byte(strings.Repeat("not a tar archive ", 100)),
 	} {
 		t.Run(rule, func(t *testing.T) {
-			dir := t.TempDir()
-			_, err := tree.Unpack(t.Context(), bytes.NewReader(stream), openRoot(t, dir), tree.Limits{Bytes: 100, Entries: 4})
-			if !errors.Is(err, tree.ErrRefused) {
-				t.Errorf("got %v, want a refusal", err)
+			for name, unpack := range unpackers {
+				err := unpack(t.Context(), bytes.NewReader(stream), openRoot(t, t.TempDir()), tree.Limits{Bytes: 100, Entries: 4})
+				if !errors.Is(err, tree.ErrRefused) {
+					t.Errorf("%s: got %v, want a refusal", name, err)
+				}
 			}
 		})
 	}
@@ -167,8 +184,10 @@ func TestUnpackRefuses(t *testing.T) {
 func TestUnpackOfACutStreamFails(t *testing.T) {
 	whole := archive(t, file("a", 1000), file("b", 1000))
 	for _, n := range []int{1, 511, 513, 600, 1600, 2100} {
-		if _, err := tree.Unpack(t.Context(), bytes.NewReader(whole[:n]), openRoot(t, t.TempDir()), plenty); err == nil {
-			t.Errorf("cut after %d bytes: accepted", n)
+		for name, unpack := range unpackers {
+			if err := unpack(t.Context(), bytes.NewReader(whole[:n]), openRoot(t, t.TempDir()), plenty); err == nil {
+				t.Errorf("%s: cut after %d bytes: accepted", name, n)
+			}
 		}
 	}
 }
@@ -176,9 +195,11 @@ func TestUnpackOfACutStreamFails(t *testing.T) {
 func TestUnpackStopsWhenItIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := tree.Unpack(ctx, bytes.NewReader(archive(t, file("a", 1))), openRoot(t, t.TempDir()), plenty)
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	for name, unpack := range unpackers {
+		err := unpack(ctx, bytes.NewReader(archive(t, file("a", 1))), openRoot(t, t.TempDir()), plenty)
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 

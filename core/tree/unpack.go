@@ -3,7 +3,6 @@ package tree
 import (
 	"archive/tar"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -17,14 +16,47 @@ import (
 // a record of 20 blocks (POSIX pax, "ustar Interchange Format").
 const maxTrailer = 20 * 512
 
-// copyBuffer is large enough that system calls do not show in the throughput.
-const copyBuffer = 1 << 20
-
 // Unpack writes the tar stream r below root, which must be empty, and says what it wrote.
 // Files are created with mode 0444 (0555 if executable) and folders with 0755; nothing is
 // overwritten. An error leaves what was written so far: the caller throws the folder away.
 func Unpack(ctx context.Context, r io.Reader, root *os.Root, limits Limits) (Summary, error) {
-	u := unpacker{root: root, budget: budget{limits: limits}, seen: map[string]byte{}, buf: make([]byte, copyBuffer)}
+	entries, err := unpack(ctx, r, root, limits, true)
+	if err != nil {
+		return Summary{}, err
+	}
+	return Sum(entries), nil
+}
+
+// Extent is how much a tree holds.
+type Extent struct {
+	// Bytes sums the content of all files.
+	Bytes int64
+	// Entries counts files and folders, as [Limits] do.
+	Entries int
+	// Only is the name of the file if the tree holds one file and nothing else, else empty.
+	Only string
+}
+
+// Extract is Unpack without the digest: nothing of the content is summed. It is for content
+// that something else authenticates, as the AEAD of a sealed bundle does.
+func Extract(ctx context.Context, r io.Reader, root *os.Root, limits Limits) (Extent, error) {
+	entries, err := unpack(ctx, r, root, limits, false)
+	if err != nil {
+		return Extent{}, err
+	}
+	x := Extent{Entries: len(entries)}
+	for _, e := range entries {
+		x.Bytes += e.Size
+	}
+	if len(entries) == 1 && entries[0].Kind != Folder {
+		x.Only = entries[0].Path
+	}
+	return x, nil
+}
+
+// unpack returns everything that it wrote, with the sums of files if they are summed.
+func unpack(ctx context.Context, r io.Reader, root *os.Root, limits Limits, summed bool) ([]Entry, error) {
+	u := unpacker{root: root, budget: budget{limits: limits}, seen: map[string]byte{}, summed: summed}
 	r = &until{ctx, r}
 	archive := tar.NewReader(r)
 	for {
@@ -33,16 +65,16 @@ func Unpack(ctx context.Context, r io.Reader, root *os.Root, limits Limits) (Sum
 			break
 		}
 		if err != nil {
-			return Summary{}, fmt.Errorf("reading archive: %w", readError(err))
+			return nil, fmt.Errorf("reading archive: %w", readError(err))
 		}
-		if err := u.entry(header, archive); err != nil {
-			return Summary{}, err
+		if err := u.entry(ctx, header, archive); err != nil {
+			return nil, err
 		}
 	}
 	if err := onlyZeros(r); err != nil {
-		return Summary{}, err
+		return nil, err
 	}
-	return Sum(u.entries), nil
+	return u.entries, nil
 }
 
 // readError marks a malformed archive as refused and leaves the errors of the stream alone.
@@ -71,10 +103,11 @@ type unpacker struct {
 	budget  budget
 	seen    map[string]byte // kind by path
 	entries []Entry
-	buf     []byte
+	summed  bool
+	mover   mover
 }
 
-func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
+func (u *unpacker) entry(ctx context.Context, h *tar.Header, content io.Reader) error {
 	name := strings.TrimSuffix(h.Name, "/")
 	if err := CheckName(name); err != nil {
 		return err
@@ -89,7 +122,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	case tar.TypeDir:
 		return u.folder(name)
 	case tar.TypeReg:
-		return u.file(name, h, content)
+		return u.file(ctx, name, h, content)
 	default:
 		return fmt.Errorf("%w: %q is neither a regular file nor a folder (tar type %q)", ErrRefused, clip(name), h.Typeflag)
 	}
@@ -121,7 +154,7 @@ func (u *unpacker) folder(name string) error {
 	return nil
 }
 
-func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err error) {
+func (u *unpacker) file(ctx context.Context, name string, h *tar.Header, content io.Reader) (err error) {
 	if err := u.budget.entry(); err != nil {
 		return err
 	}
@@ -137,13 +170,17 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	sum := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(f, sum), content, u.buf)
-	if err != nil {
+	e := Entry{Path: name, Kind: kind, Size: h.Size}
+	read := func(chunk []byte, _ bool) error { _, err := io.ReadFull(content, chunk); return err }
+	var seen func(mark) error
+	if u.summed {
+		seen = func(at mark) error { e.Sum = at; return nil }
+	}
+	if err := u.mover.move(ctx, f, h.Size, read, seen); err != nil {
 		return fmt.Errorf("%s: %w", clip(name), err)
 	}
 	u.seen[name] = kind
-	u.entries = append(u.entries, Entry{Path: name, Kind: kind, Size: n, Sum: [sha256.Size]byte(sum.Sum(nil))})
+	u.entries = append(u.entries, e)
 	return nil
 }
 

@@ -44,7 +44,7 @@ func newEncrypter(w io.Writer, key, aad []byte) (*encrypter, error) {
 func (e *encrypter) run() {
 	defer close(e.done)
 	for seg := range e.order {
-		<-seg.ready
+		seg.work()
 		if _, e.err = e.w.Write(seg.data); e.err != nil {
 			return
 		}

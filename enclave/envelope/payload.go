@@ -136,7 +136,7 @@ func (p *Payload) advance() {
 			}
 			return
 		}
-		<-seg.ready
+		seg.work()
 		if seg.err != nil {
 			p.err = wrap(seg.err)
 			p.cancel()

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/jobspec"
@@ -39,20 +38,18 @@ type Summary struct {
 	Header Header
 	// Bytes is the length of the bundle.
 	Bytes int64
-	// Content is what the payload holds.
-	Content tree.Summary
 }
 
-// Source is what is sealed: a [tree.Source], or one that packs the same without summing it.
+// Source is what is sealed: a [tree.Source].
 type Source interface {
-	// Pack writes the content as a tar stream that [tree.Unpack] takes.
-	Pack(ctx context.Context, w io.Writer) (tree.Summary, error)
+	// Stream writes the content as a tar stream that [tree.Extract] takes.
+	Stream(ctx context.Context, w io.Writer) error
 	// Size is the content in bytes and the number of files.
 	Size() (bytes int64, files int)
+	// Entries counts the files and folders.
+	Entries() int
 	// IsFile reports whether the source is one file, and its name.
 	IsFile() (name string, ok bool)
-	// FS gives read access to what is packed; for a file source it may hold more.
-	FS() fs.FS
 }
 
 var _ Source = (*tree.Source)(nil)
@@ -75,11 +72,10 @@ func Seal(ctx context.Context, w io.Writer, spec Spec, source Source, module []b
 		return Summary{}, wrap(err)
 	}
 	counted := &counter{w: w}
-	content, err := seal(ctx, counted, h, source, module, dataKey)
-	if err != nil {
+	if err := seal(ctx, counted, h, source, module, dataKey); err != nil {
 		return Summary{}, wrap(err)
 	}
-	return Summary{Header: *h, Bytes: counted.n, Content: content}, nil
+	return Summary{Header: *h, Bytes: counted.n}, nil
 }
 
 // header makes everything of a header but the wrapped key.
@@ -97,9 +93,7 @@ func (s Spec) header(source Source, module []byte) (*Header, error) {
 		command := s.Command.Normal()
 		h.Command = &command
 	}
-	if err := h.Asset.claim(source); err != nil {
-		return nil, err
-	}
+	h.Asset.claim(source)
 	if err := h.check(); err != nil {
 		return nil, err
 	}
@@ -117,19 +111,13 @@ func newID() string {
 }
 
 // claim fills in what the source looks like.
-func (a *Asset) claim(source Source) error {
-	a.Bytes, _ = source.Size()
-	if _, ok := source.IsFile(); ok {
-		a.Form, a.Entries = FileForm, 1
-		return nil
-	}
+func (a *Asset) claim(source Source) {
 	a.Form = TreeForm
-	return fs.WalkDir(source.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
-		if name != "." {
-			a.Entries++
-		}
-		return err
-	})
+	if _, ok := source.IsFile(); ok {
+		a.Form = FileForm
+	}
+	a.Bytes, _ = source.Size()
+	a.Entries = source.Entries()
 }
 
 // wrap asks for the data key and puts its wrapped form into the header.
@@ -142,35 +130,34 @@ func (h *Header) wrap(ctx context.Context, dataKeys DataKeys) (dataKey []byte, e
 }
 
 // seal writes the bundle of a complete header.
-func seal(ctx context.Context, w io.Writer, h *Header, source Source, module, dataKey []byte) (tree.Summary, error) {
+func seal(ctx context.Context, w io.Writer, h *Header, source Source, module, dataKey []byte) error {
 	header, err := h.encode()
 	if err != nil {
-		return tree.Summary{}, fail(ErrHeader, "", "%v", err)
+		return fail(ErrHeader, "", "%v", err)
 	}
 	if len(header) > MaxHeader {
-		return tree.Summary{}, fail(ErrHeader, "shorten the command", "%d bytes; at most %d are allowed", len(header), MaxHeader)
+		return fail(ErrHeader, "shorten the command", "%d bytes; at most %d are allowed", len(header), MaxHeader)
 	}
 	opening := newOpening(len(header))
 	front := sumFront(opening, header, module)
 	k, err := derive(dataKey, front)
 	if err != nil {
-		return tree.Summary{}, err
+		return err
 	}
 	defer k.wipe()
 	for _, region := range [][]byte{opening, header, module, k.sum(front)} {
 		if _, err := w.Write(region); err != nil {
-			return tree.Summary{}, err
+			return err
 		}
 	}
 	e, err := newEncrypter(w, k.payload, front)
 	if err != nil {
-		return tree.Summary{}, err
+		return err
 	}
-	content, err := source.Pack(ctx, e)
-	if err != nil {
-		return tree.Summary{}, errors.Join(err, e.abandon())
+	if err := source.Stream(ctx, e); err != nil {
+		return errors.Join(err, e.abandon())
 	}
-	return content, e.finish()
+	return e.finish()
 }
 
 // counter counts what it passes on.

@@ -26,7 +26,7 @@ import (
 func TestRoundTrip(t *testing.T) {
 	k, module := newKMS(), []byte("\x00asm the module")
 	name := folder(t, map[string]string{"infer.py": "print()", "lib/a.py": "a = 1", "lib/empty/": "", "none": ""})
-	data, summary := seal(t, k, application(), name, module)
+	data, _ := seal(t, k, application(), name, module)
 
 	b := read(t, data)
 	if b.Header.Asset != (envelope.Asset{Name: "digits-app", Kind: jobspec.ApplicationKind, Form: "tree", Bytes: 12, Entries: 5}) {
@@ -52,8 +52,11 @@ func TestRoundTrip(t *testing.T) {
 	}
 	defer root.Close()
 	got, err := tree.Unpack(t.Context(), bytes.NewReader(content), root, b.Header.Asset.Limits())
-	if err != nil || got != summary.Content {
-		t.Errorf("unpacked %+v, %v; sealed %+v", got, err, summary.Content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := source(t, name).Digest(t.Context()); err != nil || got != want {
+		t.Errorf("unpacked %+v; sealed %+v, %v", got, want, err)
 	}
 }
 
@@ -266,9 +269,8 @@ type half struct {
 	err error
 }
 
-func (h half) Pack(ctx context.Context, w io.Writer) (tree.Summary, error) {
-	_, err := h.Source.Pack(ctx, w)
-	return tree.Summary{}, errors.Join(err, h.err)
+func (h half) Stream(ctx context.Context, w io.Writer) error {
+	return errors.Join(h.Source.Stream(ctx, w), h.err)
 }
 
 func TestOpenPassesErrorsOn(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"sync"
 )
 
 // The payload is a stream of Tink's AES256-GCM-HKDF with segments of 1 MiB
@@ -76,8 +77,10 @@ type segment struct {
 	buf   []byte // of segmentSize, the segment's for ever; nil until it is first used
 	data  []byte // what of buf is filled
 	index uint32
-	ready chan struct{}
-	err   error
+	// work seals or opens the segment, once: whoever calls it first does it, and everybody
+	// returns when it is done.
+	work func()
+	err  error
 }
 
 // limit is how much ciphertext a segment holds.
@@ -98,25 +101,21 @@ func next(index uint32) (uint32, error) {
 
 // seal encrypts the segment in place, beside whoever called.
 func (s *stream) seal(seg *segment, last bool) {
-	seg.ready = make(chan struct{})
 	nonce := s.nonce(seg.index, last)
-	go func() {
-		defer close(seg.ready)
-		seg.data = s.aead.Seal(seg.buf[:0], nonce, seg.data, nil)
-	}()
+	seg.work = sync.OnceFunc(func() { seg.data = s.aead.Seal(seg.buf[:0], nonce, seg.data, nil) })
+	go seg.work()
 }
 
 // open decrypts the segment in place, beside whoever called.
 func (s *stream) open(seg *segment, last bool) {
-	seg.ready = make(chan struct{})
 	nonce := s.nonce(seg.index, last)
-	go func() {
-		defer close(seg.ready)
+	seg.work = sync.OnceFunc(func() {
 		if seg.data, seg.err = s.aead.Open(seg.buf[:0], nonce, seg.data, nil); seg.err != nil {
 			seg.err = fail(ErrTampered, "get the bundle again; it may be damaged, cut short or continued",
 				"segment %d does not authenticate", seg.index)
 		}
-	}()
+	})
+	go seg.work()
 }
 
 // newSegments are all that a stream ever holds: a few for the goroutines that fill and take

@@ -100,7 +100,7 @@ func (e encryption) of(pub *rsa.PublicKey) (encryptedKey, iv, ciphertext []byte)
 	if err != nil {
 		panic(err)
 	}
-	block, err := aes.NewCipher(e.contentKey)
+	block, err := aes.NewCipher(e.contentKey[:min(len(e.contentKey), 32)])
 	if err != nil {
 		panic(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cloister-run/cloister/enclave/attest"
@@ -206,12 +207,19 @@ func TestAnswersThatAreNone(t *testing.T) {
 			w.Header().Set("Location", f.url)
 			w.WriteHeader(http.StatusTemporaryRedirect)
 		},
+		"a redirection to see": func(f *fake, w http.ResponseWriter, _ *request) {
+			w.Header().Set("Location", f.url)
+			w.WriteHeader(http.StatusSeeOther)
+		},
 	} {
 		f := newFake(t, "")
 		f.override = func(w http.ResponseWriter, in *request, _ int) bool { answer(f, w, in); return true }
 		_, err := decrypt(t, f.client(), simKey)
 		if !errors.Is(err, keys.ErrAnswer) || len(f.seen()) != 1 {
 			t.Errorf("%s: %d requests, %v", name, len(f.seen()), err)
+		}
+		if name == "nothing for the recipient" && !strings.Contains(err.Error(), "nothing in it is encrypted") {
+			t.Errorf("%s: %v", name, err)
 		}
 		if err != nil && strings.Contains(err.Error(), string(f.dataKey)) {
 			t.Errorf("%s: the error has the data key", name)
@@ -239,7 +247,7 @@ func TestI4_NoRequestWithoutAPinnedKey(t *testing.T) {
 		"too much wrapped":     {simKey, make([]byte, 6145), bound},
 		"no context":           {simKey, wrapped, nil},
 	} {
-		if got, _, err := c.Decrypt(t.Context(), row.key, row.wrapped, row.context); !errors.Is(err, keys.ErrRequest) || got != nil {
+		if got, _, err := c.Decrypt(t.Context(), row.key, row.wrapped, row.context); !errors.Is(err, keys.ErrRequest) || got != nil || len(err.Error()) > 300 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -248,21 +256,72 @@ func TestI4_NoRequestWithoutAPinnedKey(t *testing.T) {
 	}
 }
 
+// TestUnavailable runs on a clock that stands still while anything runs: however slow the
+// machine is, a deadline passes only where nothing else could happen.
 func TestUnavailable(t *testing.T) {
-	short := func(c *keys.Config) { c.Attempt, c.Attempts = 700*time.Millisecond, 2 }
-	release := make(chan struct{})
-	defer close(release)
-	for name, hang := range map[string]func(http.ResponseWriter){
-		"no header": func(http.ResponseWriter) { <-release },
-		"no end":    func(w http.ResponseWriter) { fmt.Fprint(w, "{"); w.(http.Flusher).Flush(); <-release },
-		"hangs up":  func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	const attempt, pause = 10 * time.Second, time.Second
+	twice := func(c *keys.Config) { c.Attempt, c.Attempts, c.Pause, c.Timeout = attempt, 2, pause, time.Hour }
+	for name, row := range map[string]struct {
+		hang func(w http.ResponseWriter, release <-chan struct{})
+		took time.Duration
+	}{
+		"no header": {func(_ http.ResponseWriter, release <-chan struct{}) { <-release }, 2*attempt + pause},
+		"no end": {func(w http.ResponseWriter, release <-chan struct{}) {
+			fmt.Fprint(w, "{")
+			w.(http.Flusher).Flush()
+			<-release
+		}, 2*attempt + pause},
+		"hangs up": {func(http.ResponseWriter, <-chan struct{}) { panic(http.ErrAbortHandler) }, pause},
 	} {
-		f := newFake(t, "")
-		f.override = func(w http.ResponseWriter, _ *request, _ int) bool { hang(w); return true }
-		if _, err := decrypt(t, f.client(short), simKey); !errors.Is(err, keys.ErrUnavailable) || len(f.seen()) != 2 {
-			t.Errorf("%s: %d requests, %v", name, len(f.seen()), err)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			defer close(release)
+			f := newStillFake(t)
+			f.override = func(w http.ResponseWriter, _ *request, _ int) bool { row.hang(w, release); return true }
+			start := time.Now()
+			_, err := decrypt(t, f.client(twice), simKey)
+			if took := time.Since(start); !errors.Is(err, keys.ErrUnavailable) || len(f.seen()) != 2 || took != row.took {
+				t.Errorf("%s: %d requests in %v, %v", name, len(f.seen()), took, err)
+			}
+		})
 	}
+}
+
+// TestAnAnswerMayComeBeforeTheRequestIsDone: the SDK closes the request's body as soon as there is
+// an answer, while the connection may still ask for more of it. See [transport.Do].
+func TestAnAnswerMayComeBeforeTheRequestIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newStillFake(t)
+		f.override = func(w http.ResponseWriter, in *request, _ int) bool {
+			w.Header().Set("X-Amzn-Requestid", simID)
+			w.(http.Flusher).Flush()
+			time.Sleep(time.Minute)
+			_ = json.NewEncoder(w).Encode(f.good(in))
+			return true
+		}
+		late := func(c *keys.Config) {
+			c.Attempt, c.Timeout = time.Hour, time.Hour
+			c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := f.dial(ctx, network, address)
+				return lateConn{conn}, err
+			}
+		}
+		if got, err := decrypt(t, f.client(late), simKey); err != nil || !bytes.Equal(got, f.dataKey) || len(f.seen()) != 1 {
+			t.Errorf("%d requests, %v", len(f.seen()), err)
+		}
+	})
+}
+
+// lateConn has written for a second when it says so.
+type lateConn struct{ net.Conn }
+
+func (l lateConn) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	time.Sleep(time.Second)
+	return n, err
+}
+
+func TestNoWayToTheKMS(t *testing.T) {
 	f := newFake(t, "")
 	refused := func(c *keys.Config) {
 		c.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no way out") }
@@ -270,15 +329,23 @@ func TestUnavailable(t *testing.T) {
 	if _, err := decrypt(t, f.client(refused), simKey); !errors.Is(err, keys.ErrUnavailable) {
 		t.Errorf("no connection: %v", err)
 	}
-	f.override = func(w http.ResponseWriter, _ *request, _ int) bool {
-		refuse(w, 400, "ThrottlingException")
-		return true
-	}
-	start := time.Now()
-	whole := func(c *keys.Config) { c.Timeout, c.Pause = time.Second, time.Hour }
-	if _, err := decrypt(t, f.client(whole), simKey); !errors.Is(err, keys.ErrUnavailable) || time.Since(start) > 10*time.Second {
-		t.Errorf("after %v: %v", time.Since(start), err)
-	}
+}
+
+// TestTheTimeOfAllAttemptsIsBounded, pauses included.
+func TestTheTimeOfAllAttemptsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newStillFake(t)
+		f.override = func(w http.ResponseWriter, _ *request, _ int) bool {
+			refuse(w, 400, "ThrottlingException")
+			return true
+		}
+		start := time.Now()
+		whole := func(c *keys.Config) { c.Timeout, c.Pause = time.Second, time.Hour }
+		_, err := decrypt(t, f.client(whole), simKey)
+		if took := time.Since(start); !errors.Is(err, keys.ErrUnavailable) || len(f.seen()) != 1 || took != time.Second {
+			t.Errorf("%d requests in %v: %v", len(f.seen()), took, err)
+		}
+	})
 }
 
 // TestI8_OnlyTheGivenRootsProveAKMS: neither another root nor another name is taken.
@@ -329,6 +396,9 @@ func TestI8_EnvironmentAndFilesChangeNothing(t *testing.T) {
 	if _, err := decrypt(t, f.client(), devKey); err != nil {
 		t.Fatal(err)
 	}
+	if keys.HasProxy(f.config()) {
+		t.Error("there may be a proxy")
+	}
 	before, after := f.seen()[0], f.seen()[1]
 	if before.host != after.host || f.dialed[0] != f.dialed[1] {
 		t.Errorf("asked %s at %s", after.host, f.dialed)
@@ -353,7 +423,7 @@ func TestI8_ConfigIsChecked(t *testing.T) {
 		"no attester":            func(c *keys.Config) { c.Attester = nil },
 		"no way out":             func(c *keys.Config) { c.Dial = nil },
 		"no partition":           func(c *keys.Config) { c.Partition = "" },
-		"unknown partition":      func(c *keys.Config) { c.Partition = "aws-iso" },
+		"unknown partition":      func(c *keys.Config) { c.Partition, c.Endpoint = "aws-iso", "https://127.0.0.1" },
 		"an endpoint in aws":     func(c *keys.Config) { c.Endpoint = "https://kms.example" },
 		"plain HTTP in aws":      func(c *keys.Config) { c.Endpoint = "http://127.0.0.1" },
 		"no roots":               func(c *keys.Config) { c.Roots = nil },

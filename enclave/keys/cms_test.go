@@ -30,6 +30,9 @@ type vector struct {
 	ParseOnly    bool   `json:"parse_only"`
 	EncryptedKey string `json:"expect_encrypted_key"`
 	Ciphertext   string `json:"expect_ciphertext"`
+	Len          int
+	KeyLen       int `json:"encrypted_key_len"`
+	TextLen      int `json:"ciphertext_len"`
 	message      []byte
 	private      *rsa.PrivateKey
 }
@@ -50,9 +53,18 @@ func sharedVectors(t testing.TB) []vector {
 	if err := json.Unmarshal(data, &vectors); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob(filepath.Join(folder, "*.ber"))
-	if err != nil || len(files) == 0 || len(files) != len(vectors) {
-		t.Fatalf("%d files, %d in the manifest: %v", len(files), len(vectors), err)
+	found, err := os.ReadDir(folder)
+	if err != nil || len(vectors) == 0 {
+		t.Fatalf("%d vectors: %v", len(vectors), err)
+	}
+	listed := map[string]bool{"manifest.json": true}
+	for _, v := range vectors {
+		listed[v.BER], listed[v.Key] = true, true
+	}
+	for _, file := range found {
+		if !listed[file.Name()] {
+			t.Fatalf("%s is not in the manifest", file.Name())
+		}
 	}
 	for i := range vectors {
 		v := &vectors[i]
@@ -97,20 +109,23 @@ func TestGenuineEnvelopes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if len(v.message) != v.Len || len(encryptedKey) != v.KeyLen || len(ciphertext) != v.TextLen {
+				t.Errorf("a message of %d bytes, a key of %d, a text of %d", len(v.message), len(encryptedKey), len(ciphertext))
+			}
 			same := func(what string, got []byte, want string) {
-				if want != "" && hex.EncodeToString(got) != want {
+				if hex.EncodeToString(got) != want {
 					t.Errorf("%s: %x, not %s", what, got, want)
 				}
 			}
 			same("recipient", ski, v.SKI)
 			same("iv", iv, v.IV)
-			same("encrypted key", encryptedKey, v.EncryptedKey)
-			same("ciphertext", ciphertext, v.Ciphertext)
-			if v.private == nil {
-				if !v.ParseOnly {
-					t.Fatal("no key, and not marked as one to parse only")
-				}
+			if v.ParseOnly {
+				same("encrypted key", encryptedKey, v.EncryptedKey)
+				same("ciphertext", ciphertext, v.Ciphertext)
 				return
+			}
+			if v.private == nil {
+				t.Fatal("no key, and not marked as one to parse only")
 			}
 			plaintext, err := keys.OpenEnvelope(v.message, v.private)
 			if err != nil {
@@ -162,19 +177,23 @@ func TestOpenEnvelopeRefuses(t *testing.T) {
 	pub := &key.PublicKey
 	text := padded(random(32))
 	for name, edit := range map[string]func(m *message){
-		"another content type":        func(m *message) { m.contentType = oid(dataOID) },
-		"version 0":                   func(m *message) { m.version = tlv(0x02, []byte{0}) },
-		"recipient of version 0":      func(m *message) { m.recipientVersion = tlv(0x02, []byte{0}) },
-		"originator info":             func(m *message) { m.beforeRecipients = tlv(0xa0) },
-		"unprotected attributes":      func(m *message) { m.afterContent = tlv(0xa1) },
-		"two recipients":              func(m *message) { m.moreRecipients = tlv(0x30, m.recipientVersion, m.rid, m.transport, m.encryptedKey) },
-		"recipient by issuer":         func(m *message) { m.rid = tlv(0x30, keyID(pub)) },
-		"recipient is a short id":     func(m *message) { m.rid = tlv(0x80, keyID(pub)[:20]) },
-		"recipient is another key":    func(m *message) { m.rid = tlv(0x80, keyID(&other.PublicKey)) },
-		"PKCS #1 v1.5":                func(m *message) { m.transport = tlv(0x30, oid(pkcs1OID), tlv(0x05)) },
-		"OAEP by default (SHA-1)":     func(m *message) { m.transport = tlv(0x30, oid(oaepOID), tlv(0x30)) },
-		"OAEP with SHA-512":           func(m *message) { m.transport = oaep(sha512OID, mgf1OID, sha256OID) },
-		"MGF1 with SHA-512":           func(m *message) { m.transport = oaep(sha256OID, mgf1OID, sha512OID) },
+		"another content type":     func(m *message) { m.contentType = oid(dataOID) },
+		"version 0":                func(m *message) { m.version = tlv(0x02, []byte{0}) },
+		"recipient of version 0":   func(m *message) { m.recipientVersion = tlv(0x02, []byte{0}) },
+		"originator info":          func(m *message) { m.beforeRecipients = tlv(0xa0) },
+		"unprotected attributes":   func(m *message) { m.afterContent = tlv(0xa1) },
+		"two recipients":           func(m *message) { m.moreRecipients = tlv(0x30, m.recipientVersion, m.rid, m.transport, m.encryptedKey) },
+		"recipient by issuer":      func(m *message) { m.rid = tlv(0x30, keyID(pub)) },
+		"recipient is a short id":  func(m *message) { m.rid = tlv(0x80, keyID(pub)[:20]) },
+		"recipient is another key": func(m *message) { m.rid = tlv(0x80, keyID(&other.PublicKey)) },
+		"PKCS #1 v1.5":             func(m *message) { m.transport = tlv(0x30, oid(pkcs1OID), tlv(0x05)) },
+		"OAEP by default (SHA-1)":  func(m *message) { m.transport = tlv(0x30, oid(oaepOID), tlv(0x30)) },
+		"OAEP with SHA-512":        func(m *message) { m.transport = oaep(sha512OID, mgf1OID, sha256OID) },
+		"MGF1 with SHA-512":        func(m *message) { m.transport = oaep(sha256OID, mgf1OID, sha512OID) },
+		"NULL without an end": func(m *message) {
+			sha := tlv(0x30, oid(sha256OID), endless(0x05))
+			m.transport = tlv(0x30, oid(oaepOID), tlv(0x30, tlv(0xa0, sha), tlv(0xa1, tlv(0x30, oid(mgf1OID), sha))))
+		},
 		"another mask":                func(m *message) { m.transport = oaep(sha256OID, sha256OID, sha256OID) },
 		"encrypted key not a string":  func(m *message) { m.encryptedKey = tlv(0x03, m.encryptedKey[4:]) },
 		"another inner type":          func(m *message) { m.innerType = oid(envelopedOID) },
@@ -224,17 +243,28 @@ func TestOneErrorForWhatWasEncrypted(t *testing.T) {
 		"OAEP with a label":        {blocks: good, label: []byte("label")},
 		"content key of 16 bytes":  {blocks: good, contentKey: random(16)},
 		"content key of 24 bytes":  {blocks: good, contentKey: random(24)},
+		"content key of 40 bytes":  {blocks: good, contentKey: random(40)},
 	} {
 		got, err := keys.OpenEnvelope(newMessage(&key.PublicKey, e).ber(), key)
-		if err != keys.ErrDecrypt || got != nil { // the very value, wrapped in nothing
+		if err != keys.ErrDecrypt || got != nil {
 			t.Errorf("%s: %x, %v", name, got, err)
 		}
 	}
+	// Without its check, the random key in place of one that does not decrypt would give some
+	// text once in 256 times.
 	m := newMessage(&key.PublicKey, encryption{blocks: good})
+	genuine := m.encryptedKey
+	m.encryptedKey = tlv(0x04, append(make([]byte, 255), 3))
+	for range 1500 {
+		if got, err := keys.OpenEnvelope(m.ber(), key); err != keys.ErrDecrypt || got != nil {
+			t.Fatalf("a key that does not decrypt: %x, %v", got, err)
+		}
+	}
+	m.encryptedKey = genuine
 	for name, encryptedKey := range map[string][]byte{"none": nil, "random": random(256), "long": append(m.encryptedKey[4:], 0), "zeros": make([]byte, 256)} {
 		m.encryptedKey = tlv(0x04, encryptedKey)
 		got, err := keys.OpenEnvelope(m.ber(), key)
-		if err != keys.ErrDecrypt || got != nil { // the very value, wrapped in nothing
+		if err != keys.ErrDecrypt || got != nil {
 			t.Errorf("encrypted key %s: %x, %v", name, got, err)
 		}
 	}

@@ -16,6 +16,10 @@ func ParseEnvelope(ber []byte) (recipient, encryptedKey, iv, ciphertext []byte, 
 	return e.recipient, e.encryptedKey, e.iv, e.ciphertext, nil
 }
 
+// HasProxy tells whether requests may go through a proxy: package net/http reads the environment
+// for one once in a process, so a test that sets it comes too late.
+func HasProxy(c Config) bool { return newTransport(&c).http.Proxy != nil }
+
 // Bounds.
 const (
 	MaxEnvelope = maxEnvelope

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -76,7 +77,7 @@ type fake struct {
 	t        testing.TB
 	nsm      *module
 	url      string
-	addr     string
+	reach    func(ctx context.Context) (net.Conn, error)
 	roots    *x509.CertPool
 	dataKey  []byte
 	override func(w http.ResponseWriter, r *request, n int) bool
@@ -89,13 +90,9 @@ type fake struct {
 // newFake listens: with TLS for the name, or without for none.
 func newFake(t testing.TB, name string) *fake {
 	t.Helper()
-	ca, err := devca.New(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fake{t: t, nsm: &module{ca: ca, pcrs: measured()}, dataKey: random(32)}
+	f := makeFake(t)
 	server := httptest.NewUnstartedServer(f)
-	server.Config.ErrorLog = nil
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if name == "" {
 		server.Start()
 	} else {
@@ -105,8 +102,65 @@ func newFake(t testing.TB, name string) *fake {
 		server.StartTLS()
 	}
 	t.Cleanup(server.Close)
-	f.url, f.addr = server.URL, server.Listener.Addr().String()
+	f.url = server.URL
+	address := server.Listener.Addr().String()
+	f.reach = func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) }
 	return f
+}
+
+// newStillFake is one without TLS, for a bubble of synctest: in memory, where the bubble sees
+// that nothing happens any more.
+func newStillFake(t testing.TB) *fake {
+	t.Helper()
+	f := makeFake(t)
+	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	server := &http.Server{Handler: f}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-served
+	})
+	f.url, f.reach = "http://kms.test", l.dial
+	return f
+}
+
+func makeFake(t testing.TB) *fake {
+	t.Helper()
+	ca, err := devca.New(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fake{t: t, nsm: &module{ca: ca, pcrs: measured()}, dataKey: random(32)}
+}
+
+// pipes is a listener in memory.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+
+func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.conns <- theirs:
+		return ours, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func newCertificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
@@ -131,11 +185,11 @@ func newCertificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool)
 }
 
 // dial takes whatever is asked for to the fake, as the host may.
-func (f *fake) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (f *fake) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	f.mu.Lock()
 	f.dialed = append(f.dialed, address)
 	f.mu.Unlock()
-	return (&net.Dialer{}).DialContext(ctx, network, f.addr)
+	return f.reach(ctx)
 }
 
 // config is one for this fake, that of AWS if it speaks TLS.

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -42,8 +43,17 @@ func newTransport(c *Config) *transport {
 }
 
 // Do makes one request: it is no [http.Client], so it follows no redirect and keeps no cookie.
+//
+// The request goes out with a copy of its body. The SDK closes its own as soon as an answer
+// begins, and its WriteTo then returns io.EOF as an error: a connection that has not yet seen
+// where the body ends would be given up for that, and the answer with it.
 func (t *transport) Do(r *http.Request) (*http.Response, error) {
 	r.Header.Set("User-Agent", userAgent)
+	body, err := io.ReadAll(r.Body)
+	if err = errors.Join(err, r.Body.Close()); err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer, err := t.http.RoundTrip(r)
 	if err != nil {
 		return nil, err
