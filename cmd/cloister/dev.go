@@ -132,7 +132,8 @@ func (a *app) devAccount(dir, id, region string) error {
 		return nil
 	}
 	say(a.stderr, "SIMULATED account %s: its credentials are for cloister dev kms alone\n", account.ARN)
-	say(a.stdout, "export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_REGION=%s\nunset AWS_SESSION_TOKEN\n",
-		account.AccessKeyID, account.SecretAccessKey, region)
+	// The SDKs read AWS_REGION, the AWS CLI and boto3 AWS_DEFAULT_REGION.
+	say(a.stdout, "export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_REGION=%s AWS_DEFAULT_REGION=%s\nunset AWS_SESSION_TOKEN\n",
+		account.AccessKeyID, account.SecretAccessKey, region, region)
 	return nil
 }

@@ -27,7 +27,7 @@ func develops(t *testing.T, args ...string) (int, string, string) {
 func TestDevAccount(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "dev")
 	status, first, text := develops(t, "account", "111122223333", "--home", home)
-	form := regexp.MustCompile(`^export AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16}) AWS_SECRET_ACCESS_KEY=([A-Za-z0-9+/]{40}) AWS_REGION=local\nunset AWS_SESSION_TOKEN\n$`)
+	form := regexp.MustCompile(`^export AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16}) AWS_SECRET_ACCESS_KEY=([A-Za-z0-9+/]{40}) AWS_REGION=local AWS_DEFAULT_REGION=local\nunset AWS_SESSION_TOKEN\n$`)
 	match := form.FindStringSubmatch(first)
 	if status != 0 || match == nil || !strings.Contains(text, "SIMULATED") || strings.Contains(text, "AKIA") {
 		t.Fatalf("status %d: %s%s", status, first, text)

@@ -44,3 +44,9 @@ func SealTo(public *rsa.PublicKey, spki, plaintext []byte, constructed bool) ([]
 
 // MaxBody bounds a request.
 const MaxBody = maxBody
+
+// Create makes a file where there is none.
+func Create(path string, data []byte) error { return create(path, data) }
+
+// LockFile is the file under which a home is changed.
+const LockFile = lockFile

@@ -14,8 +14,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/devkit"
 )
@@ -31,6 +33,7 @@ func TestDefaultHome(t *testing.T) {
 			t.Errorf("%q: %q, %v", state, got, err)
 		}
 	}
+	t.Setenv("XDG_STATE_HOME", "")
 	t.Setenv("HOME", "")
 	if got, err := devkit.DefaultHome(); err == nil {
 		t.Errorf("no home: %q", got)
@@ -102,6 +105,47 @@ func TestNoEditIsLost(t *testing.T) {
 	out, err := there.GetKeyPolicy(t.Context(), &kms.GetKeyPolicyInput{KeyId: &arn})
 	if err != nil || *out.Policy != last {
 		t.Errorf("another policy: %v", err)
+	}
+}
+
+// TestAnEditWaits: for who holds the lock of the home.
+func TestAnEditWaits(t *testing.T) {
+	w := newWorld(t)
+	arn, client := w.create(administers()), w.client(owner)
+	file, err := os.OpenFile(filepath.Join(w.home.Dir(), devkit.LockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := client.DisableKey(context.Background(), &kms.DisableKeyInput{KeyId: &arn})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := errors.Join(unix.Flock(int(file.Fd()), unix.LOCK_UN), <-done); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCreateIsFirst: who comes second changes nothing, and leaves nothing behind.
+func TestCreateIsFirst(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	first, second := devkit.Create(path, []byte("first")), devkit.Create(path, []byte("second"))
+	data, err := os.ReadFile(path)
+	if first != nil || !errors.Is(second, fs.ErrExist) || err != nil || string(data) != "first" {
+		t.Errorf("%v, %v: %q", first, second, data)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v: %v", entries, err)
 	}
 }
 

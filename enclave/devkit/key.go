@@ -123,8 +123,8 @@ func (h *Home) listKeys(region, account string) ([]string, error) {
 	return ids, nil
 }
 
-// A ciphertext blob is its version, the key's UUID, a nonce and what AES-256-GCM gives. Version, ARN
-// and encryption context are authenticated.
+// A ciphertext blob is its version, the key's UUID, a nonce and what AES-256-GCM gives. Version and
+// encryption context are authenticated; another UUID is another key.
 const (
 	blobVersion = 1
 	blobKeyAt   = 1
@@ -151,7 +151,7 @@ func (k *key) seal(plaintext []byte, encryptionContext map[string]string) ([]byt
 	_, _ = rand.Read(nonce[:]) // never fails
 	blob := append([]byte{blobVersion}, id[:]...)
 	blob = append(blob, nonce[:]...)
-	return aead.Seal(blob, nonce[:], plaintext, k.bound(encryptionContext)), nil
+	return aead.Seal(blob, nonce[:], plaintext, bound(encryptionContext)), nil
 }
 
 // blobKey is the UUID of the key that a blob names.
@@ -171,7 +171,7 @@ func (k *key) open(blob []byte, encryptionContext map[string]string) ([]byte, er
 	if id, err := blobKey(blob); err != nil || id != k.ID {
 		return nil, errBlob
 	}
-	plaintext, err := aead.Open(nil, blob[blobNonceAt:blobDataAt], blob[blobDataAt:], k.bound(encryptionContext))
+	plaintext, err := aead.Open(nil, blob[blobNonceAt:blobDataAt], blob[blobDataAt:], bound(encryptionContext))
 	if err != nil {
 		return nil, errBlob
 	}
@@ -188,8 +188,8 @@ func (k *key) aead() (cipher.AEAD, error) {
 
 // bound is what a blob is authenticated with: every part preceded by its length as 4 bytes,
 // big-endian, the encryption context sorted by its keys.
-func (k *key) bound(encryptionContext map[string]string) []byte {
-	parts := []string{"cloister-dev-kms", string(rune(blobVersion)), k.arn()}
+func bound(encryptionContext map[string]string) []byte {
+	parts := []string{"cloister-dev-kms", string(rune(blobVersion))}
 	for _, name := range slices.Sorted(maps.Keys(encryptionContext)) {
 		parts = append(parts, name, encryptionContext[name])
 	}

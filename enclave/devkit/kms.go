@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +22,7 @@ const (
 	maxBody    = 64 << 10
 	maxHeader  = 16 << 10
 	maxAtOnce  = 64
+	maxAction  = 64 // of its name, in the log
 	maxOpen    = 256
 	readTime   = 10 * time.Second
 	writeTime  = 20 * time.Second
@@ -127,11 +130,11 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, refused(codeThrottled, "Rate exceeded")
 	}
 	action, ok := strings.CutPrefix(r.Header.Get(targetHeader), targetPrefix)
+	c.action = action[:min(len(action), maxAction)]
 	do := actionOf(action)
 	if !ok || do == nil || r.Method != http.MethodPost || r.URL.Path != "/" || r.URL.RawQuery != "" {
 		return nil, refused(codeUnknownAction, "")
 	}
-	c.action = action
 	if given, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); given != contentType {
 		return nil, refused(codeSerialization, "The Content-Type is not %s.", contentType)
 	}
@@ -198,8 +201,10 @@ func (c *call) audit(ctx context.Context, err error) error {
 			line.AddAttrs(attr)
 		}
 	}
-	if len(c.encryptionContext) > 0 {
-		line.AddAttrs(slog.Any("encryption_context", c.encryptionContext))
+	var bound []any
+	for _, name := range slices.Sorted(maps.Keys(c.encryptionContext)) {
+		bound = append(bound, slog.String(name, c.encryptionContext[name]))
 	}
+	line.AddAttrs(slog.Group("encryption_context", bound...)) // left out where it is empty
 	return c.kms.log.Handle(context.WithoutCancel(ctx), line)
 }

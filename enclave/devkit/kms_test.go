@@ -206,6 +206,10 @@ func TestACiphertextIsBound(t *testing.T) {
 	if _, code := decrypt(other, blob, bound); code != "IncorrectKeyException" {
 		t.Errorf("another key: %q", code)
 	}
+	elsewhere := w.client(owner, func(o *kms.Options) { o.Region = "eu-west-2" })
+	if _, err := elsewhere.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: blob, EncryptionContext: bound}); code(t, err) != "AccessDeniedException" {
+		t.Errorf("another region: %v", err)
+	}
 	for name, context := range map[string]map[string]string{
 		"none":          nil,
 		"one less":      {"cloister:bundle": "00ff"},

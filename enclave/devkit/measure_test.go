@@ -1,6 +1,7 @@
 package devkit_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -155,6 +156,34 @@ func TestMeasureEveryByte(t *testing.T) {
 	if measure(t, dir)[0] != before[0] {
 		t.Error("the same image measures differently")
 	}
+}
+
+// TestContentsHaveEnds: a file that holds what is measured of the next one does not stand for it.
+func TestContentsHaveEnds(t *testing.T) {
+	part := func(s string) string { return string(binary.BigEndian.AppendUint64(nil, uint64(len(s)))) + s }
+	next := part("file") + part("etc/passwd")
+	two := anImage(t)
+	one := anImage(t)
+	for path, content := range map[string]string{filepath.Join(two, "etc", "empty"): "a", filepath.Join(two, "etc", "passwd"): "b",
+		filepath.Join(one, "etc", "empty"): "a" + next + "b"} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{filepath.Join(one, "etc", "passwd"), filepath.Join(one, "etc", "link"), filepath.Join(two, "etc", "link")} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if measure(t, one)[2] == measure(t, two)[2] {
+		t.Error("two images measure alike")
+	}
+	for _, name := range []string{"etc", "executors"} {
+		if err := os.RemoveAll(filepath.Join(one, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	measure(t, one) // an image of nothing but what boots has three different registers too
 }
 
 // TestWhatIsNoImage: is not measured.
