@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cloister-run/cloister/enclave/aws"
 )
@@ -163,10 +164,13 @@ func TestAnswersThatAreNone(t *testing.T) {
 			w.(http.Flusher).Flush()
 			_, _ = w.Write(large)
 		},
-		"a redirect": func(w http.ResponseWriter, _ *request) {
-			w.Header().Set("Location", "/elsewhere")
-			w.WriteHeader(http.StatusTemporaryRedirect)
+		"without end": func(w http.ResponseWriter, _ *request) {
+			for err := error(nil); err == nil; {
+				_, err = w.Write(large)
+			}
 		},
+		"a redirect":         redirect(http.StatusFound),
+		"a redirect of POST": redirect(http.StatusTemporaryRedirect),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t, false)
@@ -178,10 +182,20 @@ func TestAnswersThatAreNone(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "secret") {
 				t.Errorf("%q tells of the answer", err)
 			}
-			if name == "a redirect" && len(f.seen()) != 1 {
-				t.Errorf("%d requests: it was followed", len(f.seen()))
+			if (strings.HasPrefix(name, "10 MB") || name == "without end") && !strings.Contains(err.Error(), "more than 65536 bytes") {
+				t.Errorf("%v: it was read", err)
+			}
+			if len(f.seen()) != 1 && !strings.Contains(err.Error(), "more than") {
+				t.Errorf("%d requests: it was followed, or asked again", len(f.seen()))
 			}
 		})
+	}
+}
+
+func redirect(status int) func(http.ResponseWriter, *request) {
+	return func(w http.ResponseWriter, _ *request) {
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(status)
 	}
 }
 
@@ -208,7 +222,9 @@ func TestNoAnswer(t *testing.T) {
 		f := newFake(t, false)
 		done := make(chan struct{})
 		f.answer = func(http.ResponseWriter, *request, int) { <-done }
-		_, _, err := f.account(t).Generate(t.Context(), simKey, bound)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, _, err := f.account(t).Generate(ctx, simKey, bound)
 		close(done)
 		if !errors.Is(err, aws.ErrUnavailable) || len(f.seen()) != 3 {
 			t.Errorf("%d requests, %v", len(f.seen()), err)

@@ -67,20 +67,20 @@ func newFake(t testing.TB, encrypted bool) *fake {
 }
 
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	in := &request{Target: r.Header.Get("X-Amz-Target"), Authorization: r.Header.Get("Authorization"), Token: r.Header.Get("X-Amz-Security-Token")}
+	f.mu.Lock()
+	f.requests = append(f.requests, in)
+	n := len(f.requests)
+	f.mu.Unlock()
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil || r.Method != http.MethodPost || r.URL.Path != "/" {
 		refuse(w, 404, "UnknownOperationException")
 		return
 	}
-	in := &request{Target: r.Header.Get("X-Amz-Target"), Authorization: r.Header.Get("Authorization"), Token: r.Header.Get("X-Amz-Security-Token")}
 	if err := json.Unmarshal(body, in); err != nil {
 		refuse(w, 400, "SerializationException")
 		return
 	}
-	f.mu.Lock()
-	f.requests = append(f.requests, in)
-	n := len(f.requests)
-	f.mu.Unlock()
 	f.answer(w, in, n)
 }
 

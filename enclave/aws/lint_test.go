@@ -126,6 +126,10 @@ func TestLint(t *testing.T) {
 			p.at(sideSid)["Principal"] = map[string]any{"AWS": stranger}
 			p.add("Allow", root, "kms:CreateGrant", nil)
 		}, only(aws.DoorGrant)},
+		"sealing of whoever is not": {func(p *printed) {
+			notPrincipal(p)
+			p.Statement[len(p.Statement)-1]["Action"] = "kms:GenerateDataKey"
+		}, only(aws.DoorSeal)},
 		"PutKeyPolicy of a stranger": {func(p *printed) { p.add("Allow", stranger, "kms:Put*", nil) }, only(aws.DoorAdministration)},
 		"Encrypt of a stranger":      {func(p *printed) { p.add("Allow", stranger, "kms:Encrypt", nil) }, only(aws.DoorSeal)},
 		"sealing of a stranger":      {func(p *printed) { p.at("Sealing")["Principal"] = map[string]any{"AWS": operator} }, only(aws.DoorSeal)},

@@ -147,9 +147,6 @@ func (c *carrier) Do(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer answer.Body.Close()
-	if answer.ContentLength > maxAnswer {
-		return nil, errTooLarge
-	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	if err != nil {
 		return nil, fmt.Errorf("the answer broke off: %w", err)
