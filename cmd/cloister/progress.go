@@ -17,6 +17,8 @@ import (
 type progress struct {
 	bars  *mpb.Progress
 	phase func(core.Phase)
+	// doing says what happens where there are no phases.
+	doing func(string)
 	// sending is told of bytes on their way, out of total.
 	sending func(sent int, total int64)
 	stop    func()
@@ -43,7 +45,7 @@ func doing(p core.Phase) string {
 
 func (a *app) newProgress() *progress {
 	if a.json || !isTerminal(a.stderr) {
-		return &progress{phase: func(core.Phase) {}, sending: func(int, int64) {}, stop: func() {}}
+		return &progress{phase: func(core.Phase) {}, doing: func(string) {}, sending: func(int, int64) {}, stop: func() {}}
 	}
 	bars := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(32))
 	var now atomic.Pointer[string]
@@ -62,6 +64,7 @@ func (a *app) newProgress() *progress {
 				now.Store(&text)
 			}
 		},
+		doing: func(text string) { now.Store(&text) },
 		sending: func(sent int, total int64) {
 			once.Do(func() {
 				bar = bars.AddBar(total, mpb.BarRemoveOnComplete(), mpb.AppendDecorators(decor.CountersKibiByte("% .1f of % .1f")))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -9,17 +10,25 @@ import (
 	"github.com/cloister-run/cloister/jobspec"
 )
 
-const aboutSchema = `Schema prints the JSON Schema of the job file, for editors. With the YAML language server,
-write this on the first line of a job file:
+const aboutSchema = `Schema prints the JSON Schema of the job file or of the bundle file, for editors. With the YAML
+language server, write this on the first line of a job file:
 
   # yaml-language-server: $schema=./job.schema.json`
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "schema", Short: "Print the JSON Schema of the job file", Long: aboutSchema,
-		Example: "  cloister schema >job.schema.json", Args: noArguments,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := a.stdout.Write(jobspec.Schema())
+		Use: "schema [job|bundle]", Short: "Print the JSON Schema of the job file or the bundle file", Long: aboutSchema,
+		Example: "  cloister schema >job.schema.json\n  cloister schema bundle >bundle.schema.json",
+		RunE: func(_ *cobra.Command, args []string) error {
+			schemas := map[string]func() []byte{"job": jobspec.Schema, "bundle": jobspec.BundleSchema}
+			if len(args) == 0 {
+				args = []string{"job"}
+			}
+			schema, known := schemas[args[0]]
+			if !known || len(args) > 1 {
+				return usage(`there is "job" and "bundle"`, "there is no schema %q", strings.Join(args, " "))
+			}
+			_, err := a.stdout.Write(schema())
 			return err
 		},
 	}

@@ -46,10 +46,16 @@ type session struct {
 // onTerminal starts cloister in dir, on a terminal.
 func onTerminal(t *testing.T, dir string, args ...string) *session {
 	t.Helper()
+	return onTerminalWith(t, dir, nil, args...)
+}
+
+// onTerminalWith is onTerminal with more of an environment.
+func onTerminalWith(t *testing.T, dir string, env []string, args ...string) *session {
+	t.Helper()
 	master, slave := openTerminal(t)
 	s := &session{master: master, ended: make(chan error, 1), drained: make(chan struct{})}
 	s.cmd = exec.Command(filepath.Join(beside(t), "cloister"), args...)
-	s.cmd.Dir, s.cmd.Env = dir, []string{"HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"), "TERM=xterm"}
+	s.cmd.Dir, s.cmd.Env = dir, append([]string{"HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"), "TERM=xterm"}, env...)
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := s.cmd.Start(); err != nil {

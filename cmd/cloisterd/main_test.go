@@ -64,7 +64,7 @@ func dependencies(t *testing.T, pkg string) map[string][]string {
 }
 
 func TestI8_NothingSimulatedIsLinked(t *testing.T) {
-	forbidden := regexp.MustCompile(`^testing(/|$)|httptest|/enclave/(devkit|attest/devca|client|launch)(/|$)|` + module + `.*test(/|$)|` +
+	forbidden := regexp.MustCompile(`^testing(/|$)|httptest|/enclave/(devkit|attest/devca|client|launch|aws)(/|$)|` + module + `.*test(/|$)|` +
 		`/spf13/|rapid|goleak|` + module + `cmd/cloister$|^net/http/pprof$|^expvar$|^plugin$`)
 	for dep, by := range dependencies(t, ".") {
 		// go-plugin has helpers for tests beside its code; nothing here calls them.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -137,7 +138,16 @@ func (s *staged) undo() error {
 }
 
 // WriteAtomically writes a file whole or not at all.
-func WriteAtomically(path string, data []byte) (err error) {
+func WriteAtomically(path string, data []byte) error {
+	return StreamAtomically(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// StreamAtomically gives a file what write writes, whole, or leaves what is there as it is where
+// write returns an error. Errors of the file wrap [ErrLanding]; others are those of write.
+func StreamAtomically(path string, write func(io.Writer) error) (err error) {
 	var l landing
 	defer func() { err = errors.Join(err, l.close()) }()
 	if err := l.folder(path); err != nil {
@@ -148,13 +158,24 @@ func WriteAtomically(path string, data []byte) (err error) {
 	if s.file, s.name, err = openTemp(path); err != nil {
 		return fmt.Errorf("%w: %w", ErrLanding, err)
 	}
-	if _, err := s.file.Write(data); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrLanding, path, err)
+	if err := write(landingWriter{s.file}); err != nil {
+		return err
 	}
 	if err := s.file.Sync(); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrLanding, path, err)
 	}
 	return l.land()
+}
+
+// landingWriter says of its errors what they are.
+type landingWriter struct{ file *os.File }
+
+func (w landingWriter) Write(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	if err != nil {
+		err = fmt.Errorf("%w: %s: %w", ErrLanding, w.file.Name(), err)
+	}
+	return n, err
 }
 
 // openTemp opens a new file for path's folder: without a name where the file system has such
