@@ -14,6 +14,7 @@ import (
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/attest/devca"
+	"github.com/cloister-run/cloister/enclave/launch/launchtest"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -25,9 +26,17 @@ func receipts(t *testing.T, args ...string) (int, string, string) {
 	return status, stdout.String(), stderr.String()
 }
 
+// receiptVectors is the folder of the receipts that are in the repository.
+func receiptVectors() string {
+	if handed := launchtest.Handed(); handed != "" {
+		return filepath.Join(handed, "receipts")
+	}
+	return filepath.Join("..", "..", "core", "receipt", "testdata")
+}
+
 // TestReceiptVectors: the receipts that are in the repository, with nothing but their files.
 func TestReceiptVectors(t *testing.T) {
-	const folder = "../../core/receipt/testdata"
+	folder := receiptVectors()
 	raw, err := os.ReadFile(filepath.Join(folder, "attested.json"))
 	if err != nil {
 		t.Fatal(err)
