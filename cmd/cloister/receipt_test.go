@@ -222,6 +222,15 @@ func TestReceiptVerify(t *testing.T) {
 	}
 }
 
+// TestReceiptVerifyComparesKinds: the digest of a file is no digest of a folder.
+func TestReceiptVerifyComparesKinds(t *testing.T) {
+	m := makeReceipt(t, func(r *receipt.Run) { r.Released[0].Kind = "tree" })
+	status, out, text := receipts(t, "verify", m.file, "--realm", "local", "--root", m.root, "--output", "outputs.predictions="+m.path("predictions.csv"))
+	if status != 4 || out != "" || !strings.Contains(text, "error: output: ") {
+		t.Errorf("status %d: %s%s", status, out, text)
+	}
+}
+
 // TestReceiptShow: everything that a receipt says, and that nobody vouches for it.
 func TestReceiptShow(t *testing.T) {
 	m := makeReceipt(t, nil)

@@ -86,6 +86,13 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
+	for says, text := range map[string]string{
+		"payloadType: ": replace(`in-toto+json`, `in-toto`), "signatures: 2": replace(`[{`, `[{"sig":"ZG9jdW1lbnQ="},{`),
+	} {
+		if _, _, err := receipt.Decode([]byte(text)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("no %q in %v", says, err)
+		}
+	}
 	if s, d, err := receipt.Decode([]byte(good)); err != nil || string(s) != "{}" || string(d) != "document" {
 		t.Errorf("%q, %q, %v", s, d, err)
 	}
