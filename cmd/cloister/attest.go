@@ -44,7 +44,7 @@ func (a *app) attestCommand() *cobra.Command {
 	flags := verify.Flags()
 	flags.StringVar(&f.at, "at", "", "the time to verify at, as 2026-11-25T12:00:00Z; now by default")
 	flags.StringVar(&f.nonce, "nonce", "", "the nonce that the document must hold, in hexadecimal")
-	f.add(flags)
+	f.add(verify)
 	group.AddCommand(verify)
 	return group
 }

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/attest"
@@ -29,7 +29,8 @@ type expectation struct {
 	image bool
 }
 
-func (f *expectFlags) add(flags *pflag.FlagSet) {
+func (f *expectFlags) add(c *cobra.Command) {
+	flags := c.Flags()
 	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" with --root`)
 	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's")
 	for i := range f.pcrs {

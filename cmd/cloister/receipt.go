@@ -35,7 +35,7 @@ func (a *app) receiptCommand() *cobra.Command {
 		Use: "verify FILE", Short: "Verify a receipt, offline", Long: aboutReceipt, Example: exampleReceipt, Args: oneReceipt,
 		RunE: func(c *cobra.Command, args []string) error { return a.verifyReceipt(c, args[0], f) },
 	}
-	f.add(verify.Flags())
+	f.add(verify)
 	verify.Flags().StringArrayVar(&f.outputs, "output", nil, "NAME=PATH: compare a file or folder with what was released, as outputs.predictions=./out.csv")
 	show := &cobra.Command{
 		Use: "show FILE", Short: "Print what a receipt says, NOT VERIFIED",
