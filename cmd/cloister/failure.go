@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
@@ -90,10 +93,23 @@ func wantsJSON(args []string) bool {
 // say writes for a person. One who is gone cannot be told.
 func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
+// printJSON prints one document. What could steer a terminal is in it as \u….
 func printJSON(w io.Writer, v any) {
-	out := json.NewEncoder(w)
+	var text bytes.Buffer
+	out := json.NewEncoder(&text)
 	out.SetIndent("", "  ")
-	_ = out.Encode(v) // standard output that is gone has nobody to tell
+	_ = out.Encode(v) // every report can be encoded
+	var safe []byte
+	for _, r := range text.String() {
+		if r == '\n' || unicode.IsPrint(r) {
+			safe = utf8.AppendRune(safe, r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			safe = fmt.Appendf(safe, `\u%04x`, unit)
+		}
+	}
+	_, _ = w.Write(safe) // standard output that is gone has nobody to tell
 }
 
 // firstLine is a problem without its hint.

@@ -169,18 +169,7 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 		say(w, "policies  none: everything that the job declares may leave\n")
 	}
 	for _, d := range run.Decisions {
-		if d.Policy == nil {
-			say(w, "%-9s denied: %s\n", d.Point, unnamed(d.Point, len(run.Policies)))
-			continue
-		}
-		verdict := "denied"
-		if d.Allow {
-			verdict = "allowed"
-		}
-		if d.Code != "" {
-			verdict += " (" + printable(d.Code) + ")"
-		}
-		say(w, "%-9s policy %d %s\n", d.Point, *d.Policy, verdict)
+		say(w, "%-9s %s\n", d.Point, printable(verdict(d, len(run.Policies))))
 	}
 	for _, l := range r.Landed {
 		say(w, "released  %s, %d bytes, to %s\n", l.Channel, l.Bytes, printable(l.Path))

@@ -24,7 +24,10 @@ func (r *Run) check() error {
 			return fmt.Errorf("decisions[%d]: %w", i, err)
 		}
 	}
-	if !slices.Contains([]Outcome{Succeeded, Failed, Denied, Broken, Refused, TimedOut, Cancelled}, r.Outcome) {
+	if err := r.checkSealed(); err != nil {
+		return err
+	}
+	if !slices.Contains([]Outcome{Succeeded, Failed, Denied, KeyRefused, Broken, Refused, TimedOut, Cancelled}, r.Outcome) {
 		return fmt.Errorf("outcome: %.40q is unknown", r.Outcome)
 	}
 	return r.checkReleased()
@@ -67,24 +70,27 @@ func (r *Run) checkReleased() error {
 		}
 		seen[a.Channel] = true
 	}
-	return r.checkAllowed()
+	for _, point := range []abi.Point{abi.Admit, abi.Ingress, abi.Egress} {
+		if err := r.checkAllowed(point); err != nil {
+			return fmt.Errorf("released: %w", err)
+		}
+	}
+	return r.checkUnsealed()
 }
 
-// checkAllowed makes sure that every policy allowed at every point, and none denied.
-func (r *Run) checkAllowed() error {
-	for _, point := range []abi.Point{abi.Admit, abi.Ingress, abi.Egress} {
-		allowed := map[int]bool{}
-		for _, d := range r.Decisions {
-			if d.Point == point && !d.Allow {
-				return fmt.Errorf("released: in spite of a denial at %s", point)
-			}
-			if d.Point == point {
-				allowed[*d.Policy] = true
-			}
+// checkAllowed makes sure that every policy allowed at a point, and none denied.
+func (r *Run) checkAllowed(point abi.Point) error {
+	allowed := map[int]bool{}
+	for _, d := range r.Decisions {
+		if d.Point == point && !d.Allow {
+			return fmt.Errorf("in spite of a denial at %s", point)
 		}
-		if len(allowed) != len(r.Policies) {
-			return fmt.Errorf("released: %d of %d policies allowed at %s", len(allowed), len(r.Policies), point)
+		if d.Point == point {
+			allowed[*d.Policy] = true
 		}
+	}
+	if len(allowed) != len(r.Policies) {
+		return fmt.Errorf("%d of %d policies allowed at %s", len(allowed), len(r.Policies), point)
 	}
 	return nil
 }

@@ -1,9 +1,13 @@
 // Package receipt owns the record of a run: an in-toto statement that says what ran, what
-// every policy decided, and what left by which channel.
+// every policy decided, and what left by which channel; and the receipt, which is that
+// statement with an attestation document over it.
 //
-// It never holds the size or digest of anything that was not released, nor text that a policy
-// or an application wrote at run time. A record that contradicts itself can be neither made
-// nor read. A record is built by one goroutine.
+// It trusts a receipt for nothing before [Verify] has held it against a root that the caller
+// trusts. It never holds the size or digest of anything that was not released, nor text that a
+// policy or an application wrote at run time. A record that contradicts itself can be neither
+// made nor read. A record is built by one goroutine.
+//
+// docs/receipt.md states the same for other implementations.
 package receipt
 
 import (
@@ -42,6 +46,8 @@ type Run struct {
 	Enclave  Enclave     `json:"enclave"`
 	Executor Executor    `json:"executor"`
 	Assets   []abi.Asset `json:"assets"`
+	// Keys has one entry for each sealed asset that was unsealed, sorted by asset.
+	Keys []Key `json:"keys"`
 	// Policies are in the order in which they were asked; empty says that nothing was judged.
 	Policies []abi.PolicyRef `json:"policies"`
 	// Consented lists the channels that every policy agreed to at admit.
@@ -66,9 +72,15 @@ type Job struct {
 
 // Enclave is where it ran.
 type Enclave struct {
-	// Realm is "aws" for a Nitro Enclave and nothing else.
-	Realm   string `json:"realm"`
-	Version string `json:"version"`
+	// Realm is the [attest.Realm] of the root that vouches for the enclave: "aws" for AWS's own,
+	// and so for Nitro Enclaves alone, "local" for a development root. The enclave's measured
+	// profile states it; a receipt is good only under a root that stands for the same realm.
+	// A statement with any other name can never become a good receipt.
+	Realm string `json:"realm"`
+	// ModuleID is the NSM's, "i-…-enc…": the instance and the enclave. Empty where there is no NSM;
+	// such a statement can never become a good receipt.
+	ModuleID string `json:"module_id"`
+	Version  string `json:"version"`
 	// Sequence counts the jobs of this boot, from 1.
 	Sequence int `json:"sequence"`
 }
@@ -80,6 +92,16 @@ type Executor struct {
 	Runtime string `json:"runtime"`
 	// Walls says what enforces each limit: "memory: cgroup" or "memory: per-process".
 	Walls []string `json:"walls"`
+}
+
+// Key says which data key opened a sealed asset.
+type Key struct {
+	// Asset is "application" or "inputs.NAME".
+	Asset string `json:"asset"`
+	// Key is the ARN of the KMS key that unwrapped the data key, as KMS answered it: the owner.
+	Key string `json:"key"`
+	// RequestID is KMS's own name for that call, by which the owner finds it in CloudTrail.
+	RequestID string `json:"request_id"`
 }
 
 // Decision is what one policy said at one point. A denial without a policy stands for the
@@ -102,6 +124,8 @@ const (
 	// Failed: the application ended with another status than 0; consented logs may leave.
 	Failed Outcome = "failed"
 	Denied Outcome = "denied"
+	// KeyRefused: a KMS did not give the data key of a sealed asset.
+	KeyRefused Outcome = "key-refused"
 	// Broken: the executor could not start the application or died.
 	Broken Outcome = "executor-failed"
 	// Refused: the outputs are not what the job declared.
@@ -148,6 +172,7 @@ func (r *Run) normal() Run {
 	n := *r
 	n.Executor.Walls = filled(r.Executor.Walls)
 	n.Assets = filled(r.Assets)
+	n.Keys = filled(r.Keys)
 	n.Policies = filled(r.Policies)
 	n.Consented = filled(r.Consented)
 	n.Decisions = filled(r.Decisions)

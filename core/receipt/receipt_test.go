@@ -21,6 +21,7 @@ var (
 	jobDigest    = "sha256:" + strings.Repeat("a", 64)
 	resultDigest = "sha256:" + strings.Repeat("b", 64)
 	result       = abi.Output("result")
+	module       = "i-0123456789abcdef0-enc0123456789abcdef"
 )
 
 func index(i int) *int { return &i }
@@ -29,9 +30,10 @@ func index(i int) *int { return &i }
 func run() *receipt.Run {
 	r := &receipt.Run{
 		Job:       receipt.Job{ID: "0123", Name: "digits", Digest: jobDigest},
-		Enclave:   receipt.Enclave{Realm: "local", Version: "v0.1.0", Sequence: 1},
+		Enclave:   receipt.Enclave{Realm: "local", ModuleID: module, Version: "v0.1.0", Sequence: 1},
 		Executor:  receipt.Executor{Executor: abi.Executor{Name: "python", Version: "1", Digest: jobDigest}, Runtime: "CPython 3.11.2", Walls: []string{"memory: cgroup"}},
 		Assets:    []abi.Asset{{Name: "application", Kind: "application", Form: "tree", Digest: jobDigest, Owner: "arn:a", Sealed: true, Verified: true, Bytes: 7}},
+		Keys:      []receipt.Key{{Asset: "application", Key: "arn:a", RequestID: "r-1"}},
 		Policies:  []abi.PolicyRef{{Owner: "arn:a", Asset: "application", Module: jobDigest, Config: jobDigest}, {Module: jobDigest, Config: jobDigest}},
 		Consented: []abi.Channel{abi.Stdout, result},
 		Outcome:   receipt.Succeeded,
@@ -130,8 +132,57 @@ var contradictions = map[string]func(*receipt.Run){
 		denied(r)
 		r.Decisions = append(r.Decisions, receipt.Decision{Point: abi.Egress, Code: "small-group"})
 	},
+	"a key for an asset that is not there": func(r *receipt.Run) {
+		r.Keys = append(r.Keys, receipt.Key{Asset: "inputs.x", Key: "arn:a", RequestID: "r"})
+	},
+	"a key for an asset that is plain": func(r *receipt.Run) {
+		plain(r)
+		r.Keys = []receipt.Key{{Asset: "application", Key: "arn:a", RequestID: "r"}}
+	},
+	"a key without its ARN":           func(r *receipt.Run) { denied(r); claimed(r); r.Keys[0].Key = "" },
+	"a key without its request":       func(r *receipt.Run) { r.Keys[0].RequestID = "" },
+	"a key twice":                     func(r *receipt.Run) { r.Keys = append(r.Keys, r.Keys[0]) },
+	"keys out of order":               func(r *receipt.Run) { twoAssets(r); slices.Reverse(r.Keys) },
+	"a key before everybody admitted": func(r *receipt.Run) { denied(r); r.Decisions = r.Decisions[1:2] },
+	"a key in spite of a denial at admit": func(r *receipt.Run) {
+		denied(r)
+		r.Decisions = append(r.Decisions, receipt.Decision{Point: abi.Admit, Policy: index(1)})
+	},
+	"an owner that is not the key":                       func(r *receipt.Run) { r.Keys[0].Key = "arn:b" },
+	"verified and sealed without a key":                  func(r *receipt.Run) { denied(r); r.Keys = nil },
+	"verified and sealed without an owner":               func(r *receipt.Run) { r.Assets[0].Owner, r.Policies[0].Owner, r.Keys = "", "", nil },
+	"an owner of a plain asset":                          func(r *receipt.Run) { plain(r); r.Assets[0].Owner = "arn:a" },
+	"an asset twice":                                     func(r *receipt.Run) { denied(r); r.Assets = append(r.Assets, r.Assets[0]) },
+	"an asset without a name":                            func(r *receipt.Run) { plain(r); r.Assets[0].Name = "" },
+	"a policy of an owner without an asset":              func(r *receipt.Run) { r.Policies[1].Owner = "arn:a" },
+	"a policy of an asset that is not there":             func(r *receipt.Run) { r.Policies[1] = abi.PolicyRef{Owner: "arn:a", Asset: "inputs.x"} },
+	"a policy of an asset that is plain":                 func(r *receipt.Run) { plain(r); r.Policies[1].Asset = "application" },
+	"a policy of another owner":                          func(r *receipt.Run) { r.Policies[0].Owner = "arn:b" },
+	"released from a sealed asset that was not verified": func(r *receipt.Run) { r.Assets[0].Verified = false },
+	"released from a sealed asset without its policy":    func(r *receipt.Run) { r.Policies[0] = abi.PolicyRef{} },
+	"released and no key was given":                      func(r *receipt.Run) { r.Outcome = receipt.KeyRefused },
+
 	"too many decisions": func(r *receipt.Run) { r.Decisions = slices.Repeat(r.Decisions, 33) },
 }
+
+// twoAssets gives r a second sealed asset, whose policy is the second.
+func twoAssets(r *receipt.Run) {
+	second := r.Assets[0]
+	second.Name, second.Owner = "inputs.model", "arn:b"
+	r.Assets = append(r.Assets, second)
+	r.Keys = append(r.Keys, receipt.Key{Asset: second.Name, Key: second.Owner, RequestID: "r-2"})
+	r.Policies[1].Asset, r.Policies[1].Owner = second.Name, second.Owner
+}
+
+// plain makes everything the operator's own.
+func plain(r *receipt.Run) {
+	r.Assets[0].Sealed, r.Assets[0].Owner = false, ""
+	r.Policies[0].Asset, r.Policies[0].Owner = "", ""
+	r.Keys = nil
+}
+
+// claimed makes the sealed asset one of which nothing is known but what its header says.
+func claimed(r *receipt.Run) { r.Assets[0].Verified = false }
 
 // denied makes r the record of a run that was denied at egress.
 func denied(r *receipt.Run) {
@@ -174,7 +225,25 @@ func TestWhatIsARecord(t *testing.T) {
 			denied(r)
 			r.Decisions = append(r.Decisions, receipt.Decision{Point: abi.Egress})
 		},
-		"nothing was judged": func(r *receipt.Run) { r.Policies, r.Decisions = nil, nil },
+		"nothing was judged": func(r *receipt.Run) { plain(r); r.Policies, r.Decisions = nil, nil },
+		"two owners":         twoAssets,
+		"everything plain":   plain,
+		"denied at admit": func(r *receipt.Run) {
+			denied(r)
+			claimed(r)
+			r.Keys, r.Decisions = nil, []receipt.Decision{{Point: abi.Admit, Policy: index(0), Code: "small-group"}}
+		},
+		"no key was given": func(r *receipt.Run) {
+			denied(r)
+			claimed(r)
+			r.Outcome, r.Keys, r.Decisions = receipt.KeyRefused, nil, r.Decisions[:2]
+		},
+		"one of two keys was given": func(r *receipt.Run) {
+			twoAssets(r)
+			denied(r)
+			r.Outcome, r.Keys, r.Decisions = receipt.KeyRefused, r.Keys[1:], r.Decisions[:2]
+			r.Assets[0].Verified, r.Assets[1].Verified = false, false
+		},
 		"nothing to release": func(r *receipt.Run) { r.Released, r.Decisions = nil, r.Decisions[:4] },
 	} {
 		r := run()

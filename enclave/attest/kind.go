@@ -59,7 +59,7 @@ func ForKMS(ctx context.Context, nsm Attester, publicKey []byte) ([]byte, error)
 	return nsm.Attest(ctx, Request{UserData: UserData(KindKMS, nil), PublicKey: publicKey})
 }
 
-// ForReceipt asks for a document over the final bytes of a record.
+// ForReceipt asks for a document over the final bytes of a record, as receipt.Message encodes them.
 func ForReceipt(ctx context.Context, nsm Attester, record []byte) ([]byte, error) {
 	return nsm.Attest(ctx, Request{UserData: UserData(KindReceipt, record)})
 }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/attest"
+)
+
+// expectFlags say whose enclave is expected, and of which image.
+type expectFlags struct {
+	realm, root string
+	pcrs        [attest.MaxPCRs]string
+}
+
+// expectation is what those flags stand for.
+type expectation struct {
+	root  attest.Root
+	realm attest.Realm
+	pcrs  attest.PCRSet
+	// image says that PCR0, PCR1 and PCR2, and so the image, are among pcrs.
+	image bool
+}
+
+func (f *expectFlags) add(c *cobra.Command) {
+	flags := c.Flags()
+	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" with --root`)
+	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's")
+	for i := range f.pcrs {
+		name := fmt.Sprintf("pcr%d", i)
+		flags.StringVar(&f.pcrs[i], name, "", fmt.Sprintf("the value of PCR%d, in hexadecimal", i))
+		if i > 2 {
+			_ = flags.MarkHidden(name) // the flag is there
+		}
+	}
+}
+
+func (f *expectFlags) expected() (expectation, error) {
+	e := expectation{realm: attest.Realm(f.realm)}
+	if e.realm != attest.RealmAWS && e.realm != attest.RealmLocal {
+		return e, usage(`the realms are "aws" and "local"`, "--realm: there is no realm %q", f.realm)
+	}
+	if e.realm != attest.RealmAWS && f.root == "" {
+		return e, usage("name the development root that you trust: --root ROOT.pem", "--realm %s: no root is named", f.realm)
+	}
+	expected := map[string]string{}
+	for i, value := range f.pcrs {
+		if value != "" {
+			expected[strconv.Itoa(i)] = value
+		}
+	}
+	var err error
+	if len(expected) > 0 {
+		if e.pcrs, err = attest.ParsePCRSet(expected); err != nil {
+			return e, usage("a value is 96 hexadecimal digits", "--pcr: %v", err)
+		}
+	}
+	e.image = !slices.Contains(f.pcrs[:3], "")
+	if f.root == "" {
+		return e, nil
+	}
+	pem, err := readBounded(f.root, attest.MaxDocument)
+	if err == nil {
+		e.root, err = attest.ParseRoot(pem)
+	}
+	if err != nil {
+		return e, usage("name one certificate in PEM", "--root: %s: %v", f.root, err)
+	}
+	return e, nil
+}
+
+// ruleReport is what --json prints of what breaks a rule.
+type ruleReport struct {
+	Status status      `json:"status"`
+	Rule   attest.Rule `json:"rule"`
+	Error  string      `json:"error"`
+	Hint   string      `json:"hint,omitempty"`
+}
+
+// broken is the failure of what breaks a rule. The hint is for rules that are not known here.
+func broken(v *attest.Violation, hint string) *failure {
+	f := &failure{status: statusAttestation, message: v.Error(), hint: hint}
+	switch v.Rule {
+	case attest.RuleRoot, attest.RuleRealm:
+		f.hint = "if this is a simulated enclave, say so: --realm local --root ROOT.pem"
+	case attest.RuleDebug:
+		f.hint = "the enclave runs in debug mode, where its owner reads its memory; start it without"
+	}
+	f.report = ruleReport{Status: f.status, Rule: v.Rule, Error: f.message, Hint: f.hint}
+	return f
+}
+
+// readBounded reads a regular file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.New("is no regular file")
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("is over %d bytes", limit)
+	}
+	return raw, err
+}
