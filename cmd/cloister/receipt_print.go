@@ -52,7 +52,7 @@ func printRun(w io.Writer, r *receipt.Run) {
 		row("wall", "%s", wall)
 	}
 	for _, a := range r.Assets {
-		row("asset", "%s: %s", a.Name, describe(a))
+		row("asset", "%s: %s", a.Name, describeAsset(a))
 	}
 	for _, k := range r.Keys {
 		row("key", "%s: %s, request %s", k.Asset, k.Key, k.RequestID)
@@ -81,7 +81,7 @@ func printRun(w io.Writer, r *receipt.Run) {
 	}
 }
 
-func describe(a abi.Asset) string {
+func describeAsset(a abi.Asset) string {
 	owner, facts := "the operator's own", "claimed only"
 	if a.Sealed {
 		owner = "sealed by " + a.Owner

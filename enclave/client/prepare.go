@@ -155,6 +155,10 @@ func (p *Package) openSources(report func(at, message, hint string)) {
 }
 
 func (p *Package) open(asset, at, from string, report func(at, message, hint string)) bool {
+	if strings.HasSuffix(from, jobspec.SealedSuffix) {
+		report(at, "an enclave of this version takes no sealed bundles yet", "name the plain file or folder")
+		return false
+	}
 	source, err := tree.Open(p.resolve(from), tree.Limits{Bytes: 1 << 50, Entries: maxEntries})
 	if err != nil {
 		message, hint := explain(from, err)
