@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/client"
 )
 
 const aboutVerify = `Verify checks an attestation document, the binary form that an enclave gives, against every
@@ -67,7 +68,7 @@ func (a *app) verify(file string, f *verifyFlags) error {
 	if err != nil {
 		return err
 	}
-	raw, err := readBounded(file, attest.MaxDocument)
+	raw, err := client.ReadBounded(file, attest.MaxDocument)
 	if err != nil {
 		return usage("name the binary document that an enclave gave", "%s: %v", file, err)
 	}

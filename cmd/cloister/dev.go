@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,7 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cloister-run/cloister/enclave/aws"
+	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/keys"
 )
 
 const aboutDev = `Dev plays AWS on this machine, for local enclaves: a KMS with the API, the signatures and the
@@ -25,6 +30,10 @@ cloister dev account. A policy that it cannot evaluate as AWS would is refused.`
 
 const aboutDevAccount = `Account prints the credentials of an account of the SIMULATED AWS, for a shell, and makes them at
 first use. They are of use to cloister dev kms with the same --home and to nothing else.`
+
+const aboutDevKey = `Key makes a key in the SIMULATED KMS that AWS_ENDPOINT_URL_KMS names, with the credentials of
+cloister dev account, and prints its ARN: what a bundle file has as key. cloister key-policy print
+writes the policy. A real key is made with aws kms create-key --policy file://policy.json.`
 
 // devRegion is the region of simulated keys, unless another is asked for.
 const devRegion = "local"
@@ -53,7 +62,14 @@ func (a *app) devCommand() *cobra.Command {
 	for _, c := range []*cobra.Command{kms, account} {
 		c.Flags().StringVar(&home, "home", "", "the folder of the simulation; $XDG_STATE_HOME/cloister/dev by default")
 	}
-	group.AddCommand(kms, account)
+	var policy string
+	key := &cobra.Command{
+		Use: "key --policy FILE", Short: "Make a key in the SIMULATED KMS", Long: aboutDevKey, Args: noArguments,
+		Example: "  cloister dev key --policy policy.json",
+		RunE:    func(c *cobra.Command, _ []string) error { return a.devKey(c.Context(), policy) },
+	}
+	key.Flags().StringVar(&policy, "policy", "", "the file that holds the key policy (required)")
+	group.AddCommand(kms, account, key)
 	return group
 }
 
@@ -135,5 +151,39 @@ func (a *app) devAccount(dir, id, region string) error {
 	// The SDKs read AWS_REGION, the AWS CLI and boto3 AWS_DEFAULT_REGION.
 	say(a.stdout, "export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_REGION=%s AWS_DEFAULT_REGION=%s\nunset AWS_SESSION_TOKEN\n",
 		account.AccessKeyID, account.SecretAccessKey, region, region)
+	return nil
+}
+
+// devKeyReport is what `dev key --json` prints.
+type devKeyReport struct {
+	Status    status `json:"status"`
+	Simulated bool   `json:"simulated"`
+	Key       string `json:"key"`
+}
+
+func (a *app) devKey(ctx context.Context, policy string) error {
+	if policy == "" {
+		return usage("cloister dev key --policy policy.json; cloister key-policy print writes one", "no key policy is named")
+	}
+	text, err := client.ReadBounded(policy, aws.MaxKeyPolicy)
+	if err != nil {
+		return usage("name the file that holds the key policy", "--policy %s: %v", policy, err)
+	}
+	account, err := aws.Load(ctx, aws.Options{Partition: keys.PartitionDev})
+	if err != nil {
+		return cmp.Or(awsFailure(ctx, err), err)
+	}
+	key, err := account.CreateKey(ctx, text)
+	if e, ok := errors.AsType[*aws.Error](err); ok && e.Code == "MalformedPolicyDocumentException" {
+		return usage("cloister key-policy print writes one that it takes", "--policy %s: %v", policy, e)
+	}
+	if err != nil {
+		return cmp.Or(awsFailure(ctx, err), err)
+	}
+	if a.json {
+		printJSON(a.stdout, devKeyReport{Simulated: true, Key: key})
+		return nil
+	}
+	say(a.stdout, "%s\n", printable(key))
 	return nil
 }

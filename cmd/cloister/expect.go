@@ -1,17 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/client"
 )
 
 // expectFlags say whose enclave is expected, and of which image.
@@ -66,7 +63,7 @@ func (f *expectFlags) expected() (expectation, error) {
 	if f.root == "" {
 		return e, nil
 	}
-	pem, err := readBounded(f.root, attest.MaxDocument)
+	pem, err := client.ReadBounded(f.root, attest.MaxDocument)
 	if err == nil {
 		e.root, err = attest.ParseRoot(pem)
 	}
@@ -95,21 +92,4 @@ func broken(v *attest.Violation, hint string) *failure {
 	}
 	f.report = ruleReport{Status: f.status, Rule: v.Rule, Error: f.message, Hint: f.hint}
 	return f
-}
-
-// readBounded reads a regular file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.New("is no regular file")
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(raw)) > limit {
-		err = fmt.Errorf("is over %d bytes", limit)
-	}
-	return raw, err
 }

@@ -29,6 +29,7 @@ func TestOutcomes(t *testing.T) {
 	}{
 		"failed":        {core.Result{Outcome: receipt.Failed}, statusFailed, "logs.stderr"},
 		"refused":       {core.Result{Outcome: receipt.Refused, Detail: "d"}, statusFailed, "regular file"},
+		"no key":        {core.Result{Outcome: receipt.KeyRefused, Detail: "d", Hint: "h"}, statusAttestation, "h"},
 		"timed out":     {core.Result{Outcome: receipt.TimedOut, Detail: "d", Hint: "raise it"}, statusTimedOut, "raise it"},
 		"cancelled":     {core.Result{Outcome: receipt.Cancelled, Detail: "d"}, statusCancelled, "nothing was written"},
 		"denied":        {core.Result{Outcome: receipt.Denied, Denial: &border.Denial{Point: "egress"}}, statusDenied, "nothing was written"},

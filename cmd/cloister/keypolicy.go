@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/aws"
+	"github.com/cloister-run/cloister/enclave/client"
 )
 
 const aboutKeyPolicy = `Print prints the key policy for a KMS key that assets are sealed under: data keys are released
@@ -110,7 +111,7 @@ type lintReport struct {
 }
 
 func (a *app) lintKeyPolicy(file string, o aws.LintOptions) error {
-	text, err := readBounded(file, aws.MaxKeyPolicy)
+	text, err := client.ReadBounded(file, aws.MaxKeyPolicy)
 	if err != nil {
 		return usage("name the file that holds the key policy", "%s: %v", file, err)
 	}

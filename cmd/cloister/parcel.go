@@ -11,14 +11,12 @@ import (
 	"strings"
 
 	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/envelope"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
 )
-
-// maxEntries bounds the files and folders of an asset, as an enclave does.
-const maxEntries = 1_000_000
 
 // parcel is a bundle file with everything that it names, looked at and ready to be sealed.
 type parcel struct {
@@ -29,18 +27,18 @@ type parcel struct {
 	// out is where the sealed file goes, as it was named.
 	out string
 
-	dir, library string
-	found        jobspec.Problems
+	named client.Named
+	found jobspec.Problems
 }
 
 // openParcel reads a bundle file and looks at everything that it names. The error is every
 // problem at once. The caller closes the parcel.
 func openParcel(ctx context.Context, file, out, library string) (_ *parcel, err error) {
-	data, err := readBounded(file, jobspec.MaxFile)
+	data, err := client.ReadBounded(file, jobspec.MaxFile)
 	if err != nil {
 		return nil, usage("name a bundle file; docs/bundle-format.md says what is in one", "%s: %v", file, err)
 	}
-	p := &parcel{dir: filepath.Dir(file), library: library, out: out}
+	p := &parcel{named: client.Named{Dir: filepath.Dir(file), Noun: "bundle file", Library: library}, out: out}
 	if p.bundle, err = jobspec.ParseBundle(file, data); err != nil {
 		return nil, err
 	}
@@ -81,20 +79,11 @@ func (p *parcel) report(at, message, hint string) {
 	p.found = append(p.found, p.bundle.Fault(at, message, hint))
 }
 
-// resolve makes a path of the bundle file one of this process.
-func (p *parcel) resolve(path string) string {
-	if filepath.IsAbs(path) {
-		return filepath.Clean(path)
-	}
-	return filepath.Join(p.dir, path)
-}
-
 func (p *parcel) openSource() {
 	const at = "asset.from"
 	from := p.bundle.Asset.From
-	source, err := tree.Open(p.resolve(from), tree.Limits{Bytes: 1 << 50, Entries: maxEntries})
-	if err != nil {
-		message, hint := unreadable(from, err)
+	source, message, hint := p.named.Source(from)
+	if message != "" {
 		p.report(at, message, hint)
 		return
 	}
@@ -102,37 +91,24 @@ func (p *parcel) openSource() {
 	if p.bundle.Command == nil {
 		return
 	}
-	if _, isFile := source.IsFile(); isFile {
-		p.report(at, fmt.Sprintf("%q is a file", from), "name the folder that holds it, and the file as command.entrypoint")
-		return
-	}
-	entrypoint := p.bundle.Command.Entrypoint
-	info, err := fs.Stat(source.FS(), entrypoint)
-	switch {
-	case err != nil:
-		p.report("command.entrypoint", fmt.Sprintf("%q is not in the application", entrypoint), "it is relative to asset.from")
-	case !info.Mode().IsRegular():
-		p.report("command.entrypoint", fmt.Sprintf("%q is no regular file", entrypoint), "name the file to run")
+	switch message, hint, ofEntrypoint := p.named.Application(source, from, p.bundle.Command.Entrypoint); {
+	case ofEntrypoint:
+		p.report("command.entrypoint", message, hint)
+	case message != "":
+		p.report(at, message, hint)
 	}
 }
 
 // readPolicy reads the policy and has the engine look at it, as an enclave will. Its error is
 // none of the bundle file.
 func (p *parcel) readPolicy(ctx context.Context) (err error) {
-	at, name, path := "policy.module", p.bundle.Policy.Module, p.resolve(p.bundle.Policy.Module)
-	if use := p.bundle.Policy.Use; use != "" {
-		at, name, path = "policy.use", use, filepath.Join(p.library, strings.TrimPrefix(use, "library/")+".wasm")
-	}
-	p.module, err = readBounded(path, envelope.MaxModule)
-	if err != nil && p.bundle.Policy.Use != "" && errors.Is(err, fs.ErrNotExist) {
-		p.report(at, fmt.Sprintf("the library has no policy %q", name), "it has: "+p.inLibrary())
-		return nil
-	}
-	if err != nil {
-		message, hint := unreadable(name, err)
+	module, field, message, hint := p.named.Module(p.bundle.Policy)
+	at := "policy." + field
+	if message != "" {
 		p.report(at, message, hint)
 		return nil
 	}
+	p.module = module
 	engine, err := policies.New(ctx, policies.Config{})
 	if err != nil {
 		return err
@@ -140,7 +116,7 @@ func (p *parcel) readPolicy(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, engine.Close(context.WithoutCancel(ctx))) }()
 	policy, err := engine.Load(ctx, p.module)
 	if errors.Is(err, policies.ErrInvalid) {
-		p.report(at, fmt.Sprintf("%q: %v", name, trimmed(err)), "docs/policy-abi.md says what a policy is; cloister policy pack makes one of a module")
+		p.report(at, fmt.Sprintf("%q: %v", p.bundle.Policy.Use+p.bundle.Policy.Module, trimmed(err)), "docs/policy-abi.md says what a policy is; cloister policy pack makes one of a module")
 		return nil
 	}
 	if err != nil {
@@ -156,34 +132,6 @@ func (p *parcel) readPolicy(ctx context.Context) (err error) {
 // trimmed is an error without the name of the package that it comes from.
 func trimmed(err error) string { return strings.TrimPrefix(err.Error(), "policies: ") }
 
-// inLibrary names the policies of the library.
-func (p *parcel) inLibrary() string {
-	files, _ := filepath.Glob(filepath.Join(p.library, "*.wasm")) // the pattern is well formed
-	if len(files) == 0 {
-		return "nothing; build it with make"
-	}
-	for i, file := range files {
-		files[i] = "library/" + strings.TrimSuffix(filepath.Base(file), ".wasm")
-	}
-	return strings.Join(files, ", ")
-}
-
-// unreadable says what is wrong with a path of a bundle file, and how to cure it.
-func unreadable(path string, err error) (message, hint string) {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("%q does not exist", path), "paths are relative to the bundle file"
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("%q may not be read", path), "give yourself the permission to read it"
-	case errors.Is(err, tree.ErrRefused):
-		return fmt.Sprintf("%q cannot be sealed: %v", path, err), "an asset holds regular files and folders only"
-	}
-	if fault, ok := errors.AsType[*fs.PathError](err); ok {
-		err = fault.Err // it would name the path again
-	}
-	return fmt.Sprintf("%q: %v", path, err), ""
-}
-
 // checkOut says why the sealed file may not go where it is to go: nothing that is sealed, or
 // says what is, may be replaced or grow by it.
 func (p *parcel) checkOut(file string) (problem, hint string) {
@@ -195,8 +143,8 @@ func (p *parcel) checkOut(file string) (problem, hint string) {
 	if err == nil && !info.Mode().IsRegular() {
 		return "is no regular file", other
 	}
-	source := p.resolve(p.bundle.Asset.From)
-	for _, named := range []string{file, source, p.resolve(p.bundle.Policy.Module)} {
+	source := p.named.Resolve(p.bundle.Asset.From)
+	for _, named := range []string{file, source, p.named.Resolve(p.bundle.Policy.Module)} {
 		if theirs, statErr := os.Stat(named); err == nil && statErr == nil && os.SameFile(info, theirs) {
 			return "is what is to be sealed, or what says so", other
 		}

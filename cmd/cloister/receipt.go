@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -133,7 +134,7 @@ func (a *app) showReceipt(file string) error {
 }
 
 func readReceipt(file string) ([]byte, error) {
-	data, err := readBounded(file, receipt.MaxReceipt)
+	data, err := client.ReadBounded(file, receipt.MaxReceipt)
 	if err != nil {
 		return nil, noReceipt(file, err)
 	}

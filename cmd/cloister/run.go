@@ -225,6 +225,8 @@ func outcome(r core.Result) *failure {
 		if f.hint == "" {
 			f.hint = "nothing was written; hold the outputs and logs against each policy's configuration"
 		}
+	case receipt.KeyRefused:
+		f.status = statusAttestation
 	case receipt.Refused:
 		f.status, f.message = statusFailed, "an output is not what the job declares: "+r.Detail
 		if f.hint == "" {

@@ -155,11 +155,8 @@ func sayCodes(w io.Writer, codes []abi.Code) {
 
 // sealFailure finds the exit status and the cure of an error of sealing.
 func sealFailure(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errInterrupted) {
-		return &failure{status: statusCancelled, message: "cancelled", hint: "nothing was written"}
-	}
-	if e, ok := errors.AsType[*aws.Error](err); ok {
-		return kmsFailure(e)
+	if f := awsFailure(ctx, err); f != nil {
+		return f
 	}
 	if e, ok := errors.AsType[*envelope.Error](err); ok {
 		return usage(e.Hint, "%v", e)
@@ -168,6 +165,17 @@ func sealFailure(ctx context.Context, err error) error {
 		return &failure{status: statusUnavailable, message: err.Error(), hint: "nothing was written; make room, or name another place with -o"}
 	}
 	return usage("nothing was written; leave what is sealed alone meanwhile", "%v", err)
+}
+
+// awsFailure is the failure that an error of package aws is, or an interrupt; nil for others.
+func awsFailure(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errInterrupted) {
+		return &failure{status: statusCancelled, message: "cancelled", hint: "nothing was written"}
+	}
+	if e, ok := errors.AsType[*aws.Error](err); ok {
+		return kmsFailure(e)
+	}
+	return nil
 }
 
 // kmsFailure is the failure that an error of the owner's side of AWS is.
@@ -198,7 +206,7 @@ func refusalHint(code string) string {
 		return "check account, region and id in the key's ARN"
 	case "DisabledException", "KMSInvalidStateException":
 		return "enable the key"
-	case "ExpiredTokenException", "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature":
+	case "ExpiredTokenException", "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignature", "IncompleteSignatureException":
 		return "log in again; AWS does not take these credentials"
 	}
 	return "the KMS says no and will say so again; its message says why"

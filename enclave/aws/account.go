@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"os"
 	"strings"
@@ -147,19 +148,18 @@ func (a *Account) Generate(ctx context.Context, keyARN string, encryptionContext
 
 // check holds an answer against what was asked.
 func check(out *kms.GenerateDataKeyOutput, keyARN string) error {
-	var e *Error
+	detail := ""
 	switch n := len(out.CiphertextBlob); {
 	case aws.ToString(out.KeyId) != keyARN:
-		e = fail(ErrAnswer, "it is for the key %.128q", aws.ToString(out.KeyId))
+		detail = fmt.Sprintf("it is for the key %.128q", aws.ToString(out.KeyId))
 	case len(out.Plaintext) != envelope.KeySize:
-		e = fail(ErrAnswer, "the data key is not %d bytes long", envelope.KeySize)
+		detail = fmt.Sprintf("the data key is not %d bytes long", envelope.KeySize)
 	case n == 0 || n > envelope.MaxWrappedKey:
-		e = fail(ErrAnswer, "the wrapped data key has %d bytes, not 1 to %d", n, envelope.MaxWrappedKey)
+		detail = fmt.Sprintf("the wrapped data key has %d bytes, not 1 to %d", n, envelope.MaxWrappedKey)
 	default:
 		return nil
 	}
-	e.RequestID = requestID(out.ResultMetadata)
-	return e
+	return keys.NewError(ErrAnswer, "", requestID(out.ResultMetadata), detail)
 }
 
 // CreateKey makes a symmetric key of one region under a key policy and gives its full ARN.
@@ -183,9 +183,7 @@ func (a *Account) CreateKey(ctx context.Context, policy []byte) (string, error) 
 		made = aws.ToString(out.KeyMetadata.Arn)
 	}
 	if key, err := a.parseKey(made); err != nil || key.Region != a.config.Region {
-		e := fail(ErrAnswer, "the new key is called %.128q", made)
-		e.RequestID = requestID(out.ResultMetadata)
-		return "", e
+		return "", keys.NewError(ErrAnswer, "", requestID(out.ResultMetadata), fmt.Sprintf("the new key is called %.128q", made))
 	}
 	return made, nil
 }
@@ -196,7 +194,7 @@ func (a *Account) parseKey(keyARN string) (arn.ARN, error) {
 	key, err := arn.Parse(keyARN)
 	id, isKey := strings.CutPrefix(key.Resource, "key/")
 	switch {
-	case err != nil || !isKey || id == "" || word(id) != id || key.Service != "kms" || !accountRE.MatchString(key.AccountID) ||
+	case err != nil || !isKey || !keyIDRE.MatchString(id) || key.Service != "kms" || !accountRE.MatchString(key.AccountID) ||
 		!regionRE.MatchString(key.Region):
 		return arn.ARN{}, fail(ErrRequest, "the key %.128q is no full ARN of a KMS key", keyARN)
 	case key.Partition != a.partition:

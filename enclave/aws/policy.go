@@ -142,6 +142,7 @@ func (s PolicySpec) release() map[string]map[string]any {
 
 var (
 	accountRE   = regexp.MustCompile(`^[0-9]{12}$`)
+	keyIDRE     = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 	regionRE    = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	principalRE = regexp.MustCompile(`^arn:([a-z-]+):(?:iam|sts)::([0-9]{12}):(?:root|(?:user|role|assumed-role|federated-user)/[\w+=,.@/-]{1,600})$`)
 )

@@ -17,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
+
+	"github.com/cloister-run/cloister/enclave/keys"
 )
 
 // maxAnswer bounds an answer of the KMS, errors included. The largest that is asked for has
@@ -74,32 +76,26 @@ func classify(err error) *Error {
 	if errors.Is(err, errTooLarge) {
 		return fail(ErrAnswer, "%v", errTooLarge)
 	}
-	out := &Error{Kind: ErrUnavailable}
-	status := 0
+	status, id := 0, ""
 	if response, ok := errors.AsType[*awshttp.ResponseError](err); ok && response.Response != nil {
-		status = response.HTTPStatusCode()
-		out.RequestID = word(response.ServiceRequestID())
+		status, id = response.HTTPStatusCode(), response.ServiceRequestID()
 	}
 	var api smithy.APIError
+	isAPI := errors.As(err, &api)
 	busy := status >= http.StatusInternalServerError || retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 	switch {
-	case errors.As(err, &api):
-		out.Code, out.Detail = word(api.ErrorCode()), line(api.ErrorMessage())
-		switch {
-		case busy:
-		case out.Code == "" || out.Code == "UnknownError" || status < http.StatusBadRequest:
-			out.Kind, out.Code, out.Detail = ErrAnswer, "", "it is no answer of a KMS"
-		default:
-			out.Kind = ErrRefused
-		}
+	case isAPI && busy:
+		return keys.NewError(ErrUnavailable, api.ErrorCode(), id, api.ErrorMessage())
+	case isAPI && api.ErrorCode() != "" && api.ErrorCode() != "UnknownError" && status >= http.StatusBadRequest:
+		return keys.NewError(ErrRefused, api.ErrorCode(), id, api.ErrorMessage())
 	case isCertificate(err):
-		out.Kind, out.Detail = ErrAnswer, line("who answers is not the KMS: "+err.Error())
-	case status == 0:
-		out.Detail = line(err.Error())
+		return keys.NewError(ErrAnswer, "", id, "who answers is not the KMS: "+err.Error())
+	case status == 0 && !isAPI:
+		return keys.NewError(ErrUnavailable, "", id, err.Error())
 	case !busy:
-		out.Kind, out.Detail = ErrAnswer, "it is no answer of a KMS"
+		return keys.NewError(ErrAnswer, "", id, "it is no answer of a KMS")
 	}
-	return out
+	return keys.NewError(ErrUnavailable, "", id, "")
 }
 
 func isCertificate(err error) bool {
@@ -110,7 +106,7 @@ func isCertificate(err error) bool {
 // requestID is what the KMS calls a request that it answered, or nothing.
 func requestID(m middleware.Metadata) string {
 	id, _ := awsmiddleware.GetRequestIDMetadata(m)
-	return word(id)
+	return id
 }
 
 // carrier carries requests to the KMS over what the configuration says of connections: proxies

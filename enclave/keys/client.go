@@ -124,11 +124,11 @@ func take(answer *kms.DecryptOutput, keyARN string, key *rsa.PrivateKey) ([]byte
 	id, _ := awsmiddleware.GetRequestIDMetadata(answer.ResultMetadata)
 	wrong := func(format string, args ...any) ([]byte, string, error) {
 		e := fail(ErrAnswer, format, args...)
-		e.RequestID = requestID(id)
+		e.RequestID = word(id)
 		return nil, "", e
 	}
 	switch {
-	case requestID(id) == "":
+	case word(id) == "":
 		return wrong("it has no request id")
 	case len(answer.Plaintext) != 0:
 		clear(answer.Plaintext)

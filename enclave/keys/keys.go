@@ -32,7 +32,8 @@ var (
 	ErrAnswer = errors.New("the answer is not what the KMS was asked for")
 )
 
-// Error is why there is no data key. It never holds one, nor credentials.
+// Error is why a KMS did not do what it was to do, or was not asked. It never holds a data key,
+// nor credentials. The owner's side, package aws, has the same.
 type Error struct {
 	// Kind is one of the sentinels.
 	Kind error
@@ -49,7 +50,7 @@ const maxDetail = 400
 
 // Error is one line.
 func (e *Error) Error() string {
-	text := "keys: " + e.Kind.Error()
+	text := e.Kind.Error()
 	for _, more := range []string{e.Code, e.Detail} {
 		if more != "" {
 			text += ": " + more
@@ -64,6 +65,12 @@ func (e *Error) Error() string {
 // Unwrap gives the sentinel.
 func (e *Error) Unwrap() error { return e.Kind }
 
+// NewError makes an Error of what a KMS, or whoever answered in its place, says of itself: a code
+// or a request id that is none is left out, and the detail becomes one printable line.
+func NewError(kind error, code, requestID, detail string) *Error {
+	return &Error{Kind: kind, Code: word(code), RequestID: word(requestID), Detail: line(detail)}
+}
+
 func fail(kind error, format string, args ...any) *Error {
-	return &Error{Kind: kind, Detail: fmt.Sprintf(format, args...)}
+	return NewError(kind, "", "", fmt.Sprintf(format, args...))
 }

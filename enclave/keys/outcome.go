@@ -18,30 +18,24 @@ func classify(err error, t *transport) *Error {
 	if t.broken {
 		return fail(ErrUnavailable, "the answer broke off")
 	}
-	out := &Error{Kind: ErrUnavailable}
-	status := 0
+	status, id := 0, ""
 	if response, ok := errors.AsType[*awshttp.ResponseError](err); ok {
-		status = response.HTTPStatusCode()
-		out.RequestID = requestID(response.ServiceRequestID())
+		status, id = response.HTTPStatusCode(), response.ServiceRequestID()
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		out.Code, out.Detail = word(api.ErrorCode()), line(api.ErrorMessage())
-		out.Kind = verdict(out.Code, status)
-		return out
+		return NewError(verdict(api.ErrorCode(), status), api.ErrorCode(), id, api.ErrorMessage())
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fail(ErrAnswer, "who answers is not the KMS: %s", line(err.Error()))
+		return fail(ErrAnswer, "who answers is not the KMS: %s", err.Error())
 	}
 	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
-		return out
+		return NewError(ErrUnavailable, "", id, "")
 	}
 	if status != 0 {
-		out.Kind, out.Detail = ErrAnswer, "it is no answer of a KMS"
-		return out
+		return NewError(ErrAnswer, "", id, "it is no answer of a KMS")
 	}
-	out.Detail = line(err.Error())
-	return out
+	return NewError(ErrUnavailable, "", id, err.Error())
 }
 
 // verdict sorts the errors of KMS ("Decrypt", "Common error types"). What is no error of KMS's
@@ -73,9 +67,6 @@ func word(s string) string {
 	}
 	return s
 }
-
-// requestID is one that a record can hold, or nothing.
-func requestID(s string) string { return word(s) }
 
 // line is a message that can be shown: printable ASCII, cut.
 func line(s string) string {
