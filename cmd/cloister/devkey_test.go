@@ -27,7 +27,9 @@ func simulated(t *testing.T) *devkit.Home {
 	t.Setenv("AWS_ENDPOINT_URL_KMS", "http://"+listener.Addr().String())
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- devkit.NewKMS(home, slog.New(slog.NewTextHandler(io.Discard, nil))).Serve(ctx, listener) }()
+	go func() {
+		served <- devkit.NewKMS(home, slog.New(slog.NewTextHandler(io.Discard, nil))).Serve(ctx, listener)
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-served; err != nil {

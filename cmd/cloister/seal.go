@@ -100,7 +100,7 @@ func (a *app) sealParcel(ctx context.Context, p *parcel) (sealReport, error) {
 			show.sending(n, total)
 		})
 		sealed, err = envelope.Seal(ctx, io.MultiWriter(w, whole, counting), p.spec(), p.source, p.module, account)
-		return errors.Join(err, context.Cause(ctx))
+		return err
 	})
 	if err != nil {
 		return sealReport{}, err

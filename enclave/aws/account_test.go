@@ -50,6 +50,8 @@ func TestGenerateAsksNothing(t *testing.T) {
 	}{
 		"another partition": {awsKey, bound},
 		"an alias":          {"arn:cloister-dev:kms:local:111122223333:alias/mine", bound},
+		"an id of two":      {"arn:cloister-dev:kms:local:111122223333:key/a/b", bound},
+		"no kind":           {"arn:cloister-dev:kms:local:111122223333:mine", bound},
 		"an id alone":       {"1234abcd-12ab-34cd-56ef-1234567890ab", bound},
 		"another service":   {strings.Replace(simKey, "kms", "s3", 1), bound},
 		"no region":         {strings.Replace(simKey, "local", "", 1), bound},

@@ -3,6 +3,7 @@ package aws_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,6 +238,15 @@ func TestLintDefault(t *testing.T) {
 	}
 }
 
+// manyKeys are n lines of a condition.
+func manyKeys(n int) string {
+	lines := make([]string, n)
+	for i := range lines {
+		lines[i] = fmt.Sprintf(`"aws:Key%d":"true"`, i)
+	}
+	return strings.Join(lines, ",")
+}
+
 func TestLintRefuses(t *testing.T) {
 	good := `{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`
 	for name, text := range map[string]string{
@@ -259,6 +269,7 @@ func TestLintRefuses(t *testing.T) {
 		"no action":           `{"Statement":{"Effect":"Allow","Principal":"*","Resource":"*"}}`,
 		"an action of 1":      `{"Statement":{"Effect":"Allow","Principal":"*","Action":1,"Resource":"*"}}`,
 		"no resource":         `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*"}}`,
+		"too many conditions": `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"Null":{` + manyKeys(201) + `}}}}`,
 		"conditions as text":  `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":"x"}}`,
 		"a condition twice":   `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"Null":{"a":"true","a":"false"}}}}`,
 		"a condition of none": `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"Null":{"a":[]}}}}`,

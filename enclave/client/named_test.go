@@ -1,0 +1,63 @@
+package client_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+// TestReadBounded: a file that is too large costs no more than one that is not.
+func TestReadBounded(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "small"), "0123456789")
+	if data, err := client.ReadBounded(filepath.Join(dir, "small"), 10); err != nil || string(data) != "0123456789" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if _, err := client.ReadBounded(filepath.Join(dir, "small"), 9); err == nil || err.Error() != "is over 9 bytes" {
+		t.Errorf("a byte more: %v", err)
+	}
+	if _, err := client.ReadBounded(dir, 10); err == nil || err.Error() != "is no regular file" {
+		t.Errorf("a folder: %v", err)
+	}
+	if _, err := client.ReadBounded(filepath.Join(dir, "none"), 10); !errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), dir) {
+		t.Errorf("none: %v", err)
+	}
+	large := filepath.Join(dir, "large")
+	write(t, large, "")
+	if err := os.Truncate(large, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := client.ReadBounded(large, 10)
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > 8<<20 {
+		t.Errorf("%v, after %d bytes", err, took)
+	}
+}
+
+// TestSealedBundlesAreRefused: an enclave that cannot open one is not sent one as a plain file.
+func TestSealedBundlesAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "app/main.py"), "")
+	write(t, filepath.Join(dir, "data.sealed"), "")
+	job, err := jobspec.Parse("job.yaml", []byte(`version: 1
+name: sealed
+application: {from: app, command: {entrypoint: main.py}}
+inputs: {data: {from: data.sealed}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := client.Prepare(job, client.Options{Dir: dir})
+	problems, ok := errors.AsType[*jobspec.Problems](err)
+	if p != nil || !ok || len(*problems) != 1 || (*problems)[0].Line != 4 || !strings.Contains(err.Error(), "takes no sealed bundles") {
+		t.Errorf("%v", err)
+	}
+}
