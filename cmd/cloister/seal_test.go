@@ -26,13 +26,14 @@ const sealKey = "arn:cloister-dev:kms:local:111122223333:key/1234abcd-12ab-34cd-
 
 // fakeKMS answers GenerateDataKey and remembers what it gave.
 type fakeKMS struct {
-	url    string
-	answer func(w http.ResponseWriter) bool
+	url string
 
-	mu    sync.Mutex
-	keys  map[string][]byte // by wrapped key
-	bound map[string]map[string]string
-	asked int
+	mu sync.Mutex
+	// answer, if not nil, answers in its place where it returns true.
+	answer func(w http.ResponseWriter) bool
+	keys   map[string][]byte // by wrapped key
+	bound  map[string]map[string]string
+	asked  int
 }
 
 func newFakeKMS(t *testing.T) *fakeKMS {
@@ -62,8 +63,9 @@ func (k *fakeKMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	k.mu.Lock()
 	k.asked++
+	answer := k.answer
 	k.mu.Unlock()
-	if k.answer != nil && k.answer(w) {
+	if answer != nil && answer(w) {
 		return
 	}
 	key, wrapped := make([]byte, 32), make([]byte, 64)
@@ -73,6 +75,13 @@ func (k *fakeKMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.keys[string(wrapped)], k.bound[string(wrapped)] = key, in.EncryptionContext
 	k.mu.Unlock()
 	_ = json.NewEncoder(w).Encode(map[string]any{"KeyId": in.KeyID, "Plaintext": key, "CiphertextBlob": wrapped})
+}
+
+// answers has the KMS answer otherwise from now on.
+func (k *fakeKMS) answers(answer func(http.ResponseWriter) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.answer = answer
 }
 
 func (k *fakeKMS) requests() int {
@@ -296,7 +305,7 @@ func TestSealKMS(t *testing.T) {
 			v := newVendor(t)
 			v.write(t, "app.sealed", "an older one")
 			v.before = listTree(v.dir)
-			v.kms.answer = row.answer
+			v.kms.answers(row.answer)
 			status, out, text := cloister(t, "seal", v.path("bundle.yaml"), "-o", v.path("app.sealed"))
 			if status != row.status || out != "" || !strings.Contains(text, "\ncloister: hint: ") || !strings.Contains(text, row.hint) || strings.Contains(text, "\x1b") {
 				t.Errorf("status %d: %s%q", status, out, text)
@@ -367,7 +376,7 @@ func TestI9_SealInterrupted(t *testing.T) {
 				v.write(t, "scans.sealed", "an older one")
 				held := make(chan struct{})
 				if point == "KMS" {
-					v.kms.answer = func(http.ResponseWriter) bool { <-held; return true }
+					v.kms.answers(func(http.ResponseWriter) bool { <-held; return true })
 				} else if err := os.Truncate(v.path("data.csv"), 64<<30); err != nil {
 					t.Fatal(err)
 				}
