@@ -60,10 +60,10 @@ func (j *Job) places(digest string) string {
 	return strings.Join(at, ", policies")
 }
 
-// PutAsset takes an asset as a tar stream, into a place that no sandbox sees. An error ends
-// the job, unless it says that this call should not have come. Errors wrap [ErrOrder],
-// [ErrInvalid], [ErrConflict], [queue.ErrNoRoom] or [ErrOver], or are the context's or the
-// machine's.
+// PutAsset takes an asset, into a place that no sandbox sees: a plain one as a tar stream, a sealed
+// one as its bundle. An error ends the job, unless it says that this call should not have come.
+// Errors wrap [ErrOrder], [ErrInvalid], [ErrConflict], [queue.ErrNoRoom] or [ErrOver], or are a
+// [KeyError], or the context's or the machine's.
 //
 // If ctx or the job ends meanwhile, content is closed, from another goroutine: that must end a
 // Read under way. In any other case it is the caller's to close.
@@ -73,14 +73,15 @@ func (j *Job) PutAsset(ctx context.Context, name string, content io.ReadCloser) 
 		return err
 	}
 	defer leave()
-	select {
-	case <-j.admitted:
-	default:
-		return fmt.Errorf("%w: the job is not admitted yet", ErrOrder)
+	if err := j.isAdmitted(); err != nil {
+		return err
 	}
 	i := slices.IndexFunc(j.sub.Assets, func(c Claim) bool { return c.Name == name })
 	if i < 0 {
 		return fmt.Errorf("%w: the job has no asset %.80q", ErrInvalid, name)
+	}
+	if _, unwrapper := j.sealedOf(name); j.sub.Assets[i].sealed() && unwrapper == nil {
+		return fmt.Errorf("%w: the credentials come before sealed assets", ErrOrder)
 	}
 	if err := j.assets.take(name); err != nil {
 		return err
@@ -93,6 +94,16 @@ func (j *Job) PutAsset(ctx context.Context, name string, content io.ReadCloser) 
 	}
 	j.assets.fill(name)
 	return nil
+}
+
+// isAdmitted is ErrOrder until every policy admitted the job.
+func (j *Job) isAdmitted() error {
+	select {
+	case <-j.admitted:
+		return nil
+	default:
+		return fmt.Errorf("%w: the job is not admitted yet", ErrOrder)
+	}
 }
 
 // arrive begins a call that brings something. The context that it gives also ends when the job

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/enclave/attest"
 )
 
 // faultError is an error that knows its fault.
@@ -28,11 +30,11 @@ func wait(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// conclude makes the result and the record. Without a record nothing is released, and neither
-// is anything of a job that was ended before the record was made.
+// conclude makes the result and the receipt. Without a receipt nothing is released, and neither
+// is anything of a job that was ended before the receipt was made.
 func (c *course) conclude(ctx context.Context, err error) end {
 	e := c.account(ctx, err)
-	if e.clearance != nil && ctx.Err() != nil { // while the record was being made
+	if e.clearance != nil && ctx.Err() != nil { // while the receipt was being made
 		e = c.account(ctx, err)
 	}
 	if e.clearance == nil && c.clearance != nil {
@@ -47,27 +49,54 @@ func (c *course) account(ctx context.Context, err error) end {
 	}
 	e := end{result: c.result(err)}
 	c.record.Released = nil
-	if releases(e.result.Outcome) && c.clearance != nil {
+	if err == nil && c.clearance != nil {
 		e.clearance, c.record.Released = c.clearance, c.clearance.Artifacts()
 	}
 	if !c.asked() {
 		return e
 	}
+	c.record.Keys = c.keys()
 	c.record.Outcome = e.result.Outcome
 	c.record.Finished = receipt.Time(c.job.runner.cfg.Now())
-	if e.record, err = c.record.Statement(); err != nil {
-		return end{result: Result{Outcome: receipt.Broken, Fault: FaultMachine, Detail: "the record cannot be made"}}
+	if e.receipt, err = c.attest(ctx); err != nil {
+		return end{result: Result{Outcome: receipt.Broken, Fault: FaultMachine, Detail: "the receipt cannot be made"}}
 	}
 	return e
+}
+
+// attestTimeout bounds how long the NSM may take over a receipt.
+const attestTimeout = 30 * time.Second
+
+// attest makes the receipt of the record, whatever became of ctx.
+func (c *course) attest(ctx context.Context) ([]byte, error) {
+	statement, err := c.record.Statement()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attestTimeout)
+	defer cancel()
+	document, err := attest.ForReceipt(ctx, c.job.runner.cfg.NSM, receipt.Message(statement))
+	if err != nil {
+		return nil, err
+	}
+	return receipt.Encode(statement, document)
 }
 
 // asked says whether any policy could be asked; before that there is nothing to record.
 func (c *course) asked() bool { return c.border != nil }
 
-func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }
-
-// result says what the operator is told.
+// result says what the operator is told. Where an asset has another owner, an application that saw it
+// tells the operator two things at most, however it ends: that it succeeded, or that it failed.
 func (c *course) result(err error) Result {
+	r := c.whole(err)
+	if c.exposed && len(c.job.Fronts()) > 0 && (r.Outcome == receipt.Broken || r.Outcome == receipt.Refused) {
+		return Result{Outcome: receipt.Failed}
+	}
+	return r
+}
+
+// whole is the result with all that the enclave knows.
+func (c *course) whole(err error) Result {
 	if denial, ok := errors.AsType[*border.Denial](err); ok {
 		return Result{Outcome: receipt.Denied, Denial: denial}
 	}
@@ -76,6 +105,13 @@ func (c *course) result(err error) Result {
 		if errors.Is(err, fs.ErrNotExist) {
 			r.Detail = string(refused.Channel) + ": the application did not write it"
 			r.Hint = "the application must write it to the path that ${" + string(refused.Channel) + "} stands for"
+		}
+		return r
+	}
+	if key, ok := errors.AsType[*KeyError](err); ok {
+		r := Result{Outcome: receipt.KeyRefused, Detail: key.Error()}
+		if !key.Refused {
+			r.Outcome, r.Fault = receipt.Broken, FaultKMS
 		}
 		return r
 	}
@@ -114,7 +150,7 @@ func (c *course) words(f *faultError) string {
 		return "the executor's runtime is missing or broken"
 	case FaultGone, FaultExecutor:
 		return "the executor died, or broke its protocol, while the application ran"
-	case FaultMachine:
+	case FaultMachine, FaultKMS:
 		return "the enclave failed"
 	}
 	return string(f.fault)

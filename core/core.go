@@ -1,4 +1,5 @@
-// Package core takes a job through its phases: admit, receive, ingress, execute, egress, record.
+// Package core takes a job through its phases: admit, receive and unseal, ingress, execute, egress,
+// receipt.
 //
 // It owns the order of things and the life of a job's files. It trusts the operator for
 // nothing but the operator's own assets, an executor for nothing at all, and a policy for its
@@ -17,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/core/queue"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -27,6 +29,13 @@ type Config struct {
 	Policies  Policies
 	Spaces    Spaces
 	Ledger    *queue.Ledger
+	// NSM measures and vouches for this enclave.
+	NSM NSM
+	// Keys reaches the KMS that unwraps the data keys of sealed assets.
+	Keys Keys
+	// ModuleID and PCRs are the NSM's, for records and requests: PCRs by decimal index, lower-case hex.
+	ModuleID string
+	PCRs     map[string]string
 	// Realm and Version go into every record: "aws" is for Nitro Enclaves alone.
 	Realm, Version string
 	// Idle bounds how long a job waits for the next thing that its operator must send [5 min].
@@ -69,6 +78,38 @@ type Policy interface {
 	// CheckConfig says what is wrong with a configuration.
 	CheckConfig(config json.RawMessage) error
 }
+
+// NSM is what core uses of a Nitro Security Module. It is safe for concurrent use.
+type NSM interface {
+	attest.Attester
+	attest.Registers
+}
+
+// Keys reaches a KMS.
+type Keys interface {
+	// Login takes the operator's credentials for one job, as package wire has them, and asks for
+	// nothing yet. Its errors quote nothing of them.
+	Login(credentials []byte) (Unwrapper, error)
+}
+
+// Unwrapper has the data keys of one job unwrapped. It is safe for concurrent use.
+type Unwrapper interface {
+	// Unwrap has the KMS unwrap a data key that the key keyARN wrapped under an encryption context.
+	// It answers only if the KMS names that key as the one that it used. The caller owns the data
+	// key. Errors are a [KeyError], or the context's, or the machine's.
+	Unwrap(ctx context.Context, keyARN string, wrapped []byte, encryptionContext map[string]string) (dataKey []byte, requestID string, err error)
+}
+
+// KeyError says why there is no data key.
+type KeyError struct {
+	// Refused: the KMS says no, or its answer is none to what was asked. Else it cannot be reached,
+	// or has no time.
+	Refused bool
+	// Asset is set by this package, Reason by whoever asked: one printable line.
+	Asset, Reason string
+}
+
+func (e *KeyError) Error() string { return e.Asset + ": " + e.Reason }
 
 // Spaces makes the folders of jobs.
 type Spaces interface {
@@ -132,6 +173,8 @@ const (
 	FaultEntrypoint Fault = "entrypoint"
 	// FaultGone: the executor died, or broke its protocol, while the application ran.
 	FaultGone Fault = "gone"
+	// FaultKMS: the KMS of a sealed asset cannot be reached, or has no time.
+	FaultKMS Fault = "kms"
 )
 
 // Result is what the operator is told of a job that is done.

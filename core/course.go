@@ -53,7 +53,7 @@ type course struct {
 // end is how a course ended.
 type end struct {
 	result    Result
-	record    []byte
+	receipt   []byte
 	clearance *border.Clearance
 	// denied says that a denial was recorded; dropped that no asset is left.
 	denied, dropped bool
@@ -65,7 +65,7 @@ func newCourse(j *Job, info abi.Executor, sequence int) *course {
 		job: j, info: info, staged: map[string]tree.Summary{}, given: map[string]string{},
 		record: receipt.Run{
 			Job:       receipt.Job{ID: j.sub.ID, Name: j.spec.Name, Digest: j.spec.Digest()},
-			Enclave:   receipt.Enclave{Realm: cfg.Realm, Version: cfg.Version, Sequence: sequence},
+			Enclave:   receipt.Enclave{Realm: cfg.Realm, ModuleID: cfg.ModuleID, Version: cfg.Version, Sequence: sequence},
 			Executor:  receipt.Executor{Executor: info, Walls: []string{}},
 			Assets:    []abi.Asset{},
 			Policies:  []abi.PolicyRef{},
@@ -90,6 +90,7 @@ func (c *course) run(ctx context.Context) end {
 		err = &faultError{FaultMachine, killed}
 	}
 	c.job.settle()
+	c.job.dropCredentials()
 	dropped := c.drop()
 	if dropped != nil {
 		err = errors.Join(err, &faultError{FaultMachine, dropped})
@@ -108,10 +109,14 @@ func (c *course) drop() error {
 	return c.space.DropAssets()
 }
 
-// admit waits for the policies' modules and asks every policy about the job, on claims.
+// admit waits for the policies and the fronts of bundles, and asks every policy about the job, on
+// claims.
 func (c *course) admit(ctx context.Context) (err error) {
 	c.job.enter(Admitting)
 	if err := wait(ctx, c.job.modules.full); err != nil {
+		return err
+	}
+	if err := wait(ctx, c.job.fronts.full); err != nil {
 		return err
 	}
 	c.job.patience.hold() // the policies are at work, not the operator
@@ -148,6 +153,7 @@ func (c *course) receive(ctx context.Context) error {
 	select {
 	case <-c.job.assets.full:
 		c.job.patience.stop()
+		c.job.dropCredentials()
 		return nil
 	case <-c.launch.failed:
 		return c.launch.wait(ctx)
@@ -183,6 +189,9 @@ func (c *course) ingress(ctx context.Context) (err error) {
 
 // execute runs the application to its end and kills everything that it started.
 func (c *course) execute(ctx context.Context) (err error) {
+	if err := c.job.runner.boot.begin(ctx, c.job); err != nil {
+		return err
+	}
 	c.job.enter(Executing)
 	c.job.runner.began()
 	ctx, cancel := context.WithTimeoutCause(ctx, c.job.spec.Limits.Run, errTimedOut)
@@ -269,7 +278,7 @@ func (c *course) channels() []abi.Channel {
 func (c *course) parties() []border.Party {
 	c.job.mu.Lock()
 	defer c.job.mu.Unlock()
-	parties := make([]border.Party, 0, len(c.job.spec.Policies))
+	parties := c.owners()
 	for _, use := range c.job.spec.Policies {
 		p := c.job.policies[use.Module]
 		sum := sha256.Sum256(use.Config)
@@ -285,12 +294,12 @@ func (c *course) parties() []border.Party {
 
 // request is what policies are asked, but for the point and what belongs to it.
 func (c *course) request() abi.Request {
-	boot, sharing := c.job.runner.boot()
+	counts, sharing := c.job.runner.counts()
 	return abi.Request{
 		Job: json.RawMessage(c.job.sub.Job), JobDigest: c.record.Job.Digest,
 		Executor: c.info, Assets: c.record.Assets,
-		Time: receipt.Time(c.job.runner.cfg.Now()), PCRs: map[string]string{},
-		Boot: boot, Sharing: sharing,
+		Time: receipt.Time(c.job.runner.cfg.Now()), PCRs: c.job.runner.cfg.PCRs,
+		Boot: counts, Sharing: sharing,
 	}
 }
 
@@ -300,8 +309,11 @@ func (c *course) assets(verified bool) ([]abi.Asset, error) {
 	defer c.mu.Unlock()
 	assets := make([]abi.Asset, 0, len(c.job.sub.Assets))
 	for _, claim := range c.job.sub.Assets {
-		a := abi.Asset{Name: claim.Name, Kind: "input", Form: claim.Form, Bytes: claim.Bytes}
-		if claim.Name == applicationName {
+		a := abi.Asset{Name: claim.Name, Kind: "input", Form: claim.Form, Bytes: claim.Bytes, Sealed: claim.sealed()}
+		switch sealed := c.job.sealed[claim.Name]; {
+		case sealed != nil:
+			a.Kind, a.Owner = string(sealed.header.Asset.Kind), sealed.header.Key
+		case claim.Name == applicationName:
 			a.Kind = applicationName
 		}
 		if verified {
@@ -316,7 +328,7 @@ func (c *course) assets(verified bool) ([]abi.Asset, error) {
 	return assets, nil
 }
 
-// stage unpacks an asset where no sandbox sees it. It is safe for concurrent use.
+// stage unpacks or unseals an asset where no sandbox sees it. It is safe for concurrent use.
 func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) error {
 	dir := filepath.Join(c.space.Staging, filepath.FromSlash(folder(claim.Name)))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -327,7 +339,12 @@ func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) erro
 		return stageError(claim.Name, err)
 	}
 	defer root.Close()
-	sum, err := tree.Unpack(ctx, content, root, tree.Limits{Bytes: claim.Bytes, Entries: claim.Entries})
+	var sum tree.Summary
+	if claim.sealed() {
+		sum, err = c.unseal(ctx, claim, content, root)
+	} else {
+		sum, err = tree.Unpack(ctx, content, root, tree.Limits{Bytes: claim.Bytes, Entries: claim.Entries})
+	}
 	if err != nil {
 		return stageError(claim.Name, err)
 	}
@@ -348,7 +365,11 @@ func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) erro
 // stageError tells what is wrong with an asset, or with its stream, from what the machine lacks.
 func stageError(name string, err error) error {
 	local, isLocal := errors.AsType[*fs.PathError](err)
+	_, isKey := errors.AsType[*KeyError](err)
+	_, isFault := errors.AsType[*faultError](err)
 	switch {
+	case isKey, isFault: // they say it all
+		return err
 	case errors.Is(err, syscall.ENOSPC):
 		return fmt.Errorf("%w: for %s", queue.ErrNoRoom, name)
 	case isLocal:

@@ -85,7 +85,7 @@ func TestI2_WhateverBreaksReleasesNothing(t *testing.T) {
 			if told, _ := json.Marshal(r); strings.Contains(string(told), secret) && test.outcome != receipt.Denied {
 				t.Errorf("the operator is told %s", told) // of a denial by their own policy they may be
 			}
-			if raw, err := j.Record(); (err == nil) != test.record || strings.Contains(string(raw), secret) {
+			if raw, err := statement(j); (err == nil) != test.record || strings.Contains(string(raw), secret) {
 				t.Errorf("record %s, %v", raw, err)
 			} else if test.record && record(t, j).Outcome != test.outcome {
 				t.Errorf("the record says %s", record(t, j).Outcome)
@@ -151,7 +151,7 @@ func TestABadModuleEndsTheJob(t *testing.T) {
 			if r.Outcome != receipt.Cancelled || !strings.Contains(r.Detail, test.where) {
 				t.Errorf("%+v", r)
 			}
-			_, err = j.Record()
+			_, err = j.Receipt()
 			is(t, err, core.ErrOrder)
 			if _, over, err := j.Admission(t.Context()); !over || err != nil {
 				t.Errorf("admission: over %v, %v", over, err)

@@ -31,20 +31,22 @@ type Job struct {
 	drop            context.CancelFunc
 	// patience runs while the job waits for its operator.
 	patience *patience
-	// modules and assets are what must still arrive.
-	modules, assets *intake
+	// modules, fronts and assets are what must still arrive.
+	modules, fronts, assets *intake
 	// arriving are the calls that bring something, leaving those that take something away.
 	arriving, leaving gate
 	admitted, done    chan struct{}
 
 	mu        sync.Mutex
 	policies  map[string]Policy
+	sealed    map[string]*sealedAsset // by asset
+	unwrapper Unwrapper               // nil before the credentials came, and after the last asset
 	phases    []Phase
 	changed   chan struct{}
 	consented []abi.Channel
-	result    Result // and record: set before done is closed, and never again
-	record    []byte
-	told      bool // the record was handed out
+	result    Result // and receipt: set before done is closed, and never again
+	receipt   []byte
+	told      bool // the receipt was handed out
 	clearance *border.Clearance
 
 	keep   *time.Timer // set before done is closed
@@ -55,19 +57,22 @@ func newJob(r *Runner, s Submission, spec *jobspec.Canonical, info abi.Executor,
 	j := &Job{
 		runner: r, sub: s, spec: spec, token: newToken(), reserved: reserved,
 		admitted: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
-		policies: map[string]Policy{},
+		policies: map[string]Policy{}, sealed: map[string]*sealedAsset{},
 	}
 	j.ctx, j.cancel = context.WithCancelCause(context.Background())
 	j.open, j.refuse = context.WithCancelCause(j.ctx)
 	j.kept, j.drop = context.WithCancel(context.Background())
-	var modules, assets []string
+	var modules, fronts, assets []string
 	for _, p := range spec.Policies {
 		modules = append(modules, p.Module)
 	}
 	for _, c := range s.Assets {
 		assets = append(assets, c.Name)
+		if c.sealed() {
+			fronts = append(fronts, c.Name)
+		}
 	}
-	j.modules, j.assets = newIntake(modules), newIntake(assets)
+	j.modules, j.fronts, j.assets = newIntake(modules), newIntake(fronts), newIntake(assets)
 	j.patience = newPatience(r.cfg.Idle, func() { j.cancel(errIdle) })
 	j.course = newCourse(j, info, r.sequence)
 	return j
@@ -81,6 +86,9 @@ func (j *Job) ID() string { return j.sub.ID }
 
 // Modules lists the digests of the policy modules that must be sent.
 func (j *Job) Modules() []string { return j.modules.names() }
+
+// Fronts lists the sealed assets whose fronts must be sent.
+func (j *Job) Fronts() []string { return j.fronts.names() }
 
 // Need is what the job was promised.
 func (j *Job) Need() queue.Need { return need(j.spec, j.sub.Assets) }
@@ -149,12 +157,15 @@ func (j *Job) run() {
 	end := j.course.run(j.ctx)
 	j.patience.stop()
 	j.mu.Lock()
-	j.result, j.record, j.clearance = end.result, end.record, end.clearance
+	j.result, j.receipt, j.clearance = end.result, end.receipt, end.clearance
 	j.mu.Unlock()
 	if end.clearance == nil {
 		_ = j.wipe() // Delete tries again, and the ledger counts the memory until it succeeds
 	} else if end.dropped {
 		j.reserved.Keep(j.spec.Limits.Disk)
+	}
+	if end.dropped {
+		j.runner.boot.over(j)
 	}
 	j.runner.ended(end.denied)
 	j.keep = time.AfterFunc(j.runner.cfg.Keep, func() { _ = j.Delete() }) // nobody waits for its error
@@ -198,6 +209,7 @@ func (j *Job) wipe() error {
 		return errWipe
 	}
 	j.reserved.Release()
+	j.runner.boot.over(j)
 	return nil
 }
 

@@ -9,26 +9,26 @@ import (
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
-// Record is the record of a job that is done. Only after it can anything be released. Errors
-// wrap [ErrOrder].
-func (j *Job) Record() ([]byte, error) {
+// Receipt is the receipt of a job that is done (package receipt). Only after it can anything be
+// released. Errors wrap [ErrOrder].
+func (j *Job) Receipt() ([]byte, error) {
 	select {
 	case <-j.done:
 	default:
 		return nil, fmt.Errorf("%w: the job is not done", ErrOrder)
 	}
-	if j.record == nil {
-		return nil, fmt.Errorf("%w: a job that was never admitted has no record", ErrOrder)
+	if j.receipt == nil {
+		return nil, fmt.Errorf("%w: a job that no policy was asked about has no receipt", ErrOrder)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.told = true
-	return j.record, nil
+	return j.receipt, nil
 }
 
 // Release writes what every policy allowed to leave by a channel: a file's bytes, or a tar
-// stream. It gives [border.ErrNotCleared] where that is nothing, [ErrOrder] before the record
-// was handed out, and [ErrOver] when the job is deleted; else an error is w's or the machine's.
+// stream. It gives [border.ErrNotCleared] where that is nothing, [ErrOrder] before the
+// receipt was handed out, and [ErrOver] when the job is deleted; else an error is w's or the machine's.
 //
 // If ctx ends or the job is deleted meanwhile, w is closed, from another goroutine: that must
 // end a Write under way. In any other case it is the caller's to close.
@@ -42,7 +42,7 @@ func (j *Job) Release(ctx context.Context, ch abi.Channel, w io.WriteCloser) err
 	j.mu.Unlock()
 	switch {
 	case !told:
-		return fmt.Errorf("%w: the record comes first", ErrOrder)
+		return fmt.Errorf("%w: the receipt comes first", ErrOrder)
 	case clearance == nil:
 		return fmt.Errorf("%s: %w", ch, border.ErrNotCleared)
 	}

@@ -52,10 +52,10 @@ func allowing(t testing.TB, s coretest.Session, change ...func(*core.Config)) *c
 	return e
 }
 
-// record fetches and reads the record.
+// record fetches the receipt and reads what it states.
 func record(t testing.TB, j *core.Job) receipt.Run {
 	t.Helper()
-	raw, err := j.Record()
+	raw, err := statement(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +64,16 @@ func record(t testing.TB, j *core.Job) receipt.Run {
 		t.Fatal(err)
 	}
 	return s.Predicate
+}
+
+// statement fetches the receipt and gives what it states.
+func statement(j *core.Job) ([]byte, error) {
+	raw, err := j.Receipt()
+	if err != nil {
+		return nil, err
+	}
+	stated, _, err := receipt.Decode(raw)
+	return stated, err
 }
 
 // released is what every channel gives.
@@ -89,7 +99,7 @@ func nothing(t testing.TB, j *core.Job) {
 	if got := released(t, j); len(got) > 0 {
 		t.Errorf("released before the record: %v", got)
 	}
-	raw, err := j.Record()
+	raw, err := statement(j)
 	if err == nil && strings.Contains(string(raw), secret) {
 		t.Errorf("the record holds the secret: %s", raw)
 	}

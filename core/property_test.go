@@ -96,7 +96,7 @@ func (o *operator) calls() map[string]func(context.Context) {
 		"record": func(context.Context) {
 			j := o.current()
 			o.told.Store(j, true)
-			_, err := j.Record()
+			_, err := j.Receipt()
 			o.check(err)
 		},
 		"release": func(ctx context.Context) {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type Runner struct {
 	jobs   map[string]*Job
 	// runs, denials and sequence count since the enclave booted; active counts jobs not done.
 	runs, denials, sequence, active int
+	boot                            boot
 	all                             sync.WaitGroup
 }
 
@@ -42,7 +44,7 @@ func New(cfg Config) *Runner {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Runner{cfg: cfg, jobs: map[string]*Job{}}
+	return &Runner{cfg: cfg, jobs: map[string]*Job{}, boot: boot{nsm: cfg.NSM}}
 }
 
 // Claim is what the operator says of an asset before it arrives.
@@ -55,7 +57,13 @@ type Claim struct {
 	Bytes int64 `json:"bytes"`
 	// Entries bounds files and folders, which take memory too.
 	Entries int `json:"entries"`
+	// Front names what stands in the open in a sealed bundle, "sha384:…" (package envelope). It is
+	// empty for a plain asset.
+	Front string `json:"front,omitempty"`
 }
+
+// sealed reports whether the asset comes as a sealed bundle.
+func (c Claim) sealed() bool { return c.Front != "" }
 
 // Submission asks for a job.
 type Submission struct {
@@ -147,8 +155,8 @@ func (r *Runner) forget(j *Job) {
 	}
 }
 
-// boot gives the counts for a request, and how many other jobs there are.
-func (r *Runner) boot() (abi.Boot, int) {
+// counts gives those for a request, and how many other jobs there are.
+func (r *Runner) counts() (abi.Boot, int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return abi.Boot{Runs: r.runs, Denials: r.denials}, r.active - 1
@@ -191,6 +199,9 @@ func (s Submission) check() (*jobspec.Canonical, error) {
 		if c.Bytes < 0 || c.Entries < 0 || c.Entries > maxEntries || c.Form != formFile && c.Form != formTree {
 			return nil, fmt.Errorf("%w: asset %.80q: no form, size or number of entries", ErrInvalid, c.Name)
 		}
+		if c.sealed() && !frontDigest.MatchString(c.Front) {
+			return nil, fmt.Errorf("%w: asset %.80q: front: not sha384: and 96 hexadecimal digits", ErrInvalid, c.Name)
+		}
 		if c.Name == applicationName && c.Form != formTree {
 			return nil, fmt.Errorf("%w: the application is no folder", ErrInvalid)
 		}
@@ -200,6 +211,9 @@ func (s Submission) check() (*jobspec.Canonical, error) {
 	}
 	return spec, nil
 }
+
+// frontDigest is how package envelope names what stands in the open.
+var frontDigest = regexp.MustCompile(`^sha384:[0-9a-f]{96}$`)
 
 func plainID(id string) bool {
 	for _, c := range []byte(id) {
@@ -219,11 +233,18 @@ func (j *Job) is(s Submission) bool {
 // page, and the kernel's own notes about it.
 const entryBytes = 5 << 10
 
+// unsealBytes is what it takes to open a sealed bundle: its front, held twice, and the segments on
+// their way (package envelope).
+const unsealBytes = 40 << 20
+
 // need is what a job takes.
 func need(spec *jobspec.Canonical, assets []Claim) queue.Need {
 	n := queue.Need{Disk: spec.Limits.Disk, Memory: spec.Limits.Memory}
 	for _, c := range assets {
 		n.Assets = queue.Need{Assets: n.Assets, Disk: c.Bytes, Memory: int64(c.Entries) * entryBytes}.Total()
+		if c.sealed() {
+			n.Assets = queue.Need{Assets: n.Assets, Memory: unsealBytes}.Total()
+		}
 	}
 	return n
 }

@@ -208,7 +208,7 @@ func TestI9_DeleteWaitsForWhoeverUsesTheFiles(t *testing.T) {
 		},
 		"a release": func(t *testing.T, e *coretest.Enclave, s *stubborn) (*core.Job, error) {
 			j, _ := e.Run(t, coretest.Simple("job", "allow"))
-			_, err := j.Record()
+			_, err := j.Receipt()
 			go func() { _ = j.Release(context.Background(), result, s) }()
 			return j, err
 		},

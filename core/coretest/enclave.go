@@ -20,6 +20,7 @@ import (
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/queue"
 	"github.com/cloister-run/cloister/core/space"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -32,6 +33,8 @@ type Enclave struct {
 	*core.Runner
 	Executors *Executors
 	Policies  *Policies
+	NSM       *NSM
+	Keys      *Keys
 	// Dir holds the folders of jobs, one for each by its ID.
 	Dir string
 	// Disk is the mounter of the folders that applications write to.
@@ -45,11 +48,15 @@ func New(t testing.TB, change ...func(*core.Config)) *Enclave {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &Enclave{Executors: &Executors{}, Policies: &Policies{Known: map[string]*Policy{}}, Dir: dir, Disk: &Disk{}}
+	e := &Enclave{
+		Executors: &Executors{}, Policies: &Policies{Known: map[string]*Policy{}}, Dir: dir, Disk: &Disk{},
+		NSM: newNSM(t), Keys: &Keys{},
+	}
 	cfg := core.Config{
 		Executors: e.Executors, Policies: e.Policies,
 		Spaces: space.NewMakerWith(dir, false, e.Disk), Ledger: queue.NewLedger(Memory),
-		Realm: "test", Version: "0",
+		NSM: e.NSM, Keys: e.Keys, ModuleID: e.NSM.ModuleID(), PCRs: PCRs().Hex(),
+		Realm: string(attest.RealmLocal), Version: "0",
 	}
 	for _, c := range change {
 		c(&cfg)

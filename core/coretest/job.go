@@ -29,6 +29,8 @@ type Job struct {
 	Assets map[string]map[string]string
 	// Claims replaces the honest sizes of assets.
 	Claims map[string]int64
+	// Sealed are the bundles of the assets that come sealed; see [Enclave.Seal].
+	Sealed map[string][]byte
 }
 
 // Simple is a job with one output "result", one input "data", both logs and the exit status,
@@ -78,6 +80,9 @@ func (j Job) Submission(t testing.TB) core.Submission {
 		}
 		if lie, ok := j.Claims[name]; ok {
 			claim.Bytes = lie
+		}
+		if bundle, sealed := j.Sealed[name]; sealed {
+			claim.Front = open(t, bundle).FrontDigest()
 		}
 		s.Assets = append(s.Assets, claim)
 	}
@@ -137,17 +142,30 @@ func (e *Enclave) Begin(t testing.TB, j Job) *core.Job {
 			t.Fatal(err)
 		}
 	}
+	for _, name := range job.Fronts() {
+		err := job.PutFront(t.Context(), name, Front(t, j.Sealed[name]))
+		if err != nil && !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrOver) {
+			t.Fatal(err)
+		}
+	}
 	return job
 }
 
-// Send waits for the admission and sends the assets. It says whether all of them arrived.
+// Send waits for the admission and sends credentials and assets. It says whether all arrived.
 func (e *Enclave) Send(t testing.TB, job *core.Job, j Job) bool {
 	t.Helper()
 	if _, over, err := job.Admission(t.Context()); over || err != nil {
 		return false
 	}
+	if len(j.Sealed) > 0 && job.PutCredentials(t.Context(), []byte(Credentials)) != nil {
+		return false
+	}
 	for _, name := range slices.Sorted(maps.Keys(j.Assets)) {
-		if job.PutAsset(t.Context(), name, Stream(Tar(t, j.Assets[name]))) != nil {
+		content := j.Sealed[name]
+		if content == nil {
+			content = Tar(t, j.Assets[name])
+		}
+		if job.PutAsset(t.Context(), name, Stream(content)) != nil {
 			return false
 		}
 	}

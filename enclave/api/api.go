@@ -7,6 +7,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -22,6 +24,7 @@ import (
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -31,6 +34,8 @@ type Config struct {
 	Runner *core.Runner
 	// Enclave is what GET /v1/enclave answers; its Memory is filled in.
 	Enclave wire.Enclave
+	// NSM answers clients that ask whom they talk to.
+	NSM attest.Attester
 	// Quiet bounds how long a caller may send or take nothing [1 min].
 	Quiet time.Duration
 	Log   *slog.Logger
@@ -40,7 +45,7 @@ type Config struct {
 const (
 	maxConns  = 256
 	maxHeader = 16 << 10
-	// maxWhole bounds the bodies that are held whole at once, of at most wire.MaxModule each.
+	// maxWhole bounds the bodies that are held whole at once, of at most wire.MaxFront each.
 	maxWhole = 16
 )
 
@@ -117,12 +122,15 @@ func (s *Server) routes() http.Handler {
 		})
 	}
 	handle(http.MethodGet, wire.EnclavePath, s.enclave)
+	handle(http.MethodGet, wire.AttestPath+"{nonce}", s.attest)
 	handle(http.MethodPost, wire.JobsPath, s.submit)
 	withJob(http.MethodPut, wire.ModulePath+"{digest}", s.putModule)
+	withJob(http.MethodPut, wire.FrontPath+"{asset}", s.putFront)
 	withJob(http.MethodGet, wire.AdmitPath, s.admission)
+	withJob(http.MethodPut, wire.CredentialsPath, s.putCredentials)
 	withJob(http.MethodPut, wire.AssetPath+"{asset}", s.putAsset)
 	withJob(http.MethodGet, wire.PhasesPath, s.phases)
-	withJob(http.MethodGet, wire.RecordPath, s.record)
+	withJob(http.MethodGet, wire.ReceiptPath, s.receipt)
 	withJob(http.MethodGet, wire.ReleasePath+"{channel}", s.release)
 	withJob(http.MethodDelete, wire.JobPath, s.delete)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -154,7 +162,23 @@ func (s *Server) submit(x *exchange) error {
 		return err
 	}
 	s.cfg.Log.Info("job submitted", "job", j.ID())
-	return x.answer(http.StatusCreated, wire.Submitted{Token: j.Token(), Modules: j.Modules()})
+	return x.answer(http.StatusCreated, wire.Submitted{Token: j.Token(), Modules: j.Modules(), Fronts: j.Fronts()})
+}
+
+// attest answers a client's nonce. Nothing else of the client's goes into the document.
+func (s *Server) attest(x *exchange) error {
+	text := x.request.PathValue("nonce")
+	nonce, err := hex.DecodeString(text)
+	if err != nil || text != strings.ToLower(text) || len(nonce) < attest.MinNonce || len(nonce) > attest.MaxNonce {
+		return fmt.Errorf("%w: nonce: not %d to %d bytes in lower-case hexadecimal", core.ErrInvalid, attest.MinNonce, attest.MaxNonce)
+	}
+	document, err := attest.ForClient(x.request.Context(), s.cfg.NSM, nonce)
+	if err != nil {
+		return err
+	}
+	x.Header().Set("Content-Type", wire.DocumentType)
+	_, err = x.writer().Write(document)
+	return err
 }
 
 func (s *Server) putModule(x *exchange, j *core.Job) error {
@@ -168,6 +192,37 @@ func (s *Server) putModule(x *exchange, j *core.Job) error {
 	}
 	defer done()
 	if err := j.PutModule(x.request.Context(), digest, module); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) putFront(x *exchange, j *core.Job) error {
+	asset := x.request.PathValue("asset")
+	if !slices.Contains(j.Fronts(), asset) { // before 17 MiB are read for nothing
+		return fmt.Errorf("%w: the job has no sealed asset %.80q", core.ErrInvalid, asset)
+	}
+	front, done, err := s.body(x, wire.MaxFront)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := j.PutFront(x.request.Context(), asset, front); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) putCredentials(x *exchange, j *core.Job) error {
+	raw, done, err := s.body(x, wire.MaxCredentials)
+	if err != nil {
+		return err
+	}
+	defer done()
+	defer clear(raw)
+	if err := j.PutCredentials(x.request.Context(), raw); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)
@@ -223,18 +278,18 @@ func (s *Server) phases(x *exchange, j *core.Job) error {
 	}
 }
 
-func (s *Server) record(x *exchange, j *core.Job) error {
-	record, err := j.Record()
+func (s *Server) receipt(x *exchange, j *core.Job) error {
+	receipt, err := j.Receipt()
 	if err != nil {
 		return err
 	}
 	x.Header().Set("Content-Type", wire.JSONType)
-	_, err = x.writer().Write(record)
+	_, err = x.writer().Write(receipt)
 	return err
 }
 
 // release sends what may leave by a channel. The trailer tells a whole one from one that
-// broke off; the caller holds the bytes against the record's digest in any case.
+// broke off; the caller holds the bytes against the receipt's digest in any case.
 func (s *Server) release(x *exchange, j *core.Job) error {
 	out := &releaseWriter{quiet: x.writer(), x: x}
 	if err := j.Release(x.request.Context(), abi.Channel(x.request.PathValue("channel")), out); err != nil {
@@ -282,6 +337,9 @@ func (s *Server) fail(x *exchange, err error) {
 			status, e = known.status, wire.Error{Code: known.code, Message: err.Error()}
 			break
 		}
+	}
+	if key, ok := errors.AsType[*core.KeyError](err); ok {
+		status, e = http.StatusForbidden, wire.Error{Code: wire.NoKey, Message: key.Error()}
 	}
 	s.cfg.Log.Info("call refused", "method", x.request.Method, "code", e.Code)
 	x.Header().Set("Content-Type", wire.ErrorMedia)

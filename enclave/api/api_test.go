@@ -78,7 +78,7 @@ func serve(t *testing.T, quiet time.Duration) *server {
 	}
 	a := api.New(api.Config{
 		Runner: s.Runner, Enclave: wire.Enclave{Version: "0", Realm: "test", Executors: []abi.Executor{coretest.Info()}},
-		Quiet: quiet, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		NSM: s.NSM, Quiet: quiet, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 	})
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(l) }()
@@ -232,9 +232,9 @@ func TestAJobFromSubmitToRelease(t *testing.T) {
 	if r := s.call(http.MethodGet, release, got.Token, nil); r.code() != wire.Order {
 		t.Errorf("before the record: %+v", r)
 	}
-	r = s.call(http.MethodGet, at(wire.RecordPath, "job", ""), got.Token, nil)
-	if _, err := receipt.Read([]byte(r.body)); err != nil || r.header.Get("Content-Type") != wire.JSONType {
-		t.Errorf("%+v: %v", r, err)
+	r = s.call(http.MethodGet, at(wire.ReceiptPath, "job", ""), got.Token, nil)
+	if v := coretest.Verify(t, []byte(r.body)); v.Document.ModuleID != s.NSM.ModuleID() || r.header.Get("Content-Type") != wire.JSONType {
+		t.Errorf("%+v", r)
 	}
 	for range 2 {
 		r = s.call(http.MethodGet, release, got.Token, nil)
@@ -278,9 +278,9 @@ func TestEveryError(t *testing.T) {
 		{"wrong method", "POST", wire.EnclavePath, "", "", 405, wire.Method},
 		{"a HEAD is no GET", "HEAD", at(wire.ReleasePath, "done", "outputs.result"), done, "", 405, ""},
 		{"wrong method on a job", "PATCH", at(wire.JobPath, "done", ""), done, "", 405, wire.Method},
-		{"a method of its own making", "FETCH", at(wire.RecordPath, "done", ""), done, "", 405, wire.Method},
-		{"no token", "GET", at(wire.RecordPath, "done", ""), "", "", 404, wire.NotFound},
-		{"a foreign token", "GET", at(wire.RecordPath, "done", ""), other, "", 404, wire.NotFound},
+		{"a method of its own making", "FETCH", at(wire.ReceiptPath, "done", ""), done, "", 405, wire.Method},
+		{"no token", "GET", at(wire.ReceiptPath, "done", ""), "", "", 404, wire.NotFound},
+		{"a foreign token", "GET", at(wire.ReceiptPath, "done", ""), other, "", 404, wire.NotFound},
 		{"a foreign token for a release", "GET", at(wire.ReleasePath, "done", "outputs.result"), other, "", 404, wire.NotFound},
 		{"a foreign token to delete", "DELETE", at(wire.JobPath, "done", ""), other, "", 404, wire.NotFound},
 		{"a foreign token to upload", "PUT", at(wire.AssetPath, "open", "application"), done, "x", 404, wire.NotFound},
@@ -295,7 +295,7 @@ func TestEveryError(t *testing.T) {
 		{"a module that is not the job's", "PUT", at(wire.ModulePath, "open", coretest.Digest("x")), open, "x", 422, wire.Invalid},
 		{"a module that is too large", "PUT", at(wire.ModulePath, "open", coretest.Digest("allow")), open, strings.Repeat("x", wire.MaxModule+1), 422, wire.Invalid},
 		{"an asset before admission", "PUT", at(wire.AssetPath, "open", "application"), open, "x", 409, wire.Order},
-		{"the record before the end", "GET", at(wire.RecordPath, "open", ""), open, "", 409, wire.Order},
+		{"the record before the end", "GET", at(wire.ReceiptPath, "open", ""), open, "", 409, wire.Order},
 		{"a release before the end", "GET", at(wire.ReleasePath, "open", "exit"), open, "", 409, wire.Order},
 		{"an asset after the end", "PUT", at(wire.AssetPath, "done", "application"), done, "x", 409, wire.Over},
 	} {
@@ -313,7 +313,7 @@ func TestEveryError(t *testing.T) {
 			}
 		})
 	}
-	s.call(http.MethodGet, at(wire.RecordPath, "done", ""), done, nil)
+	s.call(http.MethodGet, at(wire.ReceiptPath, "done", ""), done, nil)
 	if r := s.call(http.MethodGet, at(wire.ReleasePath, "done", "outputs.other"), done, nil); r.code() != wire.Nothing {
 		t.Errorf("%+v", r)
 	}

@@ -259,7 +259,7 @@ func (s *server) large(id string) string {
 		return executor.Result{}, errors.Join(r.Write("result.txt", strings.Repeat("x", 16<<20)), r.Log(task.Stdout, ""), r.Log(task.Stderr, ""))
 	})
 	token := s.done(id)
-	s.call(http.MethodGet, at(wire.RecordPath, id, ""), token, nil)
+	s.call(http.MethodGet, at(wire.ReceiptPath, id, ""), token, nil)
 	return token
 }
 

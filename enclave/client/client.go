@@ -152,15 +152,19 @@ func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (core.Result, 
 
 // Record fetches and parses the record of a job that is done.
 func (j *Job) Record(ctx context.Context) (raw []byte, s *receipt.Statement, err error) {
-	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.RecordPath})
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.ReceiptPath})
 	if err != nil {
 		return nil, nil, err
 	}
 	defer res.Body.Close()
-	if raw, err = io.ReadAll(io.LimitReader(res.Body, receipt.MaxBytes+1)); err != nil {
+	if raw, err = io.ReadAll(io.LimitReader(res.Body, receipt.MaxReceipt+1)); err != nil {
 		return nil, nil, fmt.Errorf("%w: reading the record: %w", ErrUnavailable, err)
 	}
-	s, err = receipt.Read(raw)
+	statement, _, err := receipt.Decode(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err = receipt.Read(statement)
 	return raw, s, err
 }
 

@@ -116,7 +116,7 @@ func (l *liar) routes(t *testing.T) http.Handler {
 		answer(w, wire.Progress{Phase: core.Executing})
 		answer(w, wire.Progress{Phase: core.Done, Result: &core.Result{Outcome: l.outcome}})
 	})
-	mux.HandleFunc("GET "+wire.RecordPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.statement(t)) })
+	mux.HandleFunc("GET "+wire.ReceiptPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.statement(t)) })
 	mux.HandleFunc("GET "+wire.ReleasePath+"{channel}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("channel") == "outputs.tree" {
 			_, _ = w.Write(l.tree)
