@@ -223,7 +223,7 @@ func (k *Keys) Asked() []string {
 
 // OwnerKey is the ARN of a key of owner "a", "b" or another hexadecimal digit.
 func OwnerKey(owner string) string {
-	return "arn:cloister-dev:kms:local:111122223333:key/00000000-0000-4000-8000-00000000000" + owner
+	return "arn:cloister-dev:kms:eu-west-2:111122223333:key/00000000-0000-4000-8000-00000000000" + owner
 }
 
 // Seal seals an asset of a job for an owner with a policy of Policies. For the application the

@@ -1,0 +1,235 @@
+package core_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/coretest"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/plugins/executor"
+)
+
+// marked is what the NSM is asked before the first application runs.
+var marked = []string{"extend 16 by used", "lock 32"}
+
+// meter tells when an application runs, and lets it end.
+type meter struct {
+	began chan string
+	end   map[string]chan struct{}
+}
+
+func newMeter(jobs ...string) *meter {
+	m := &meter{began: make(chan string, len(jobs)), end: map[string]chan struct{}{}}
+	for _, id := range jobs {
+		m.end[id] = make(chan struct{})
+	}
+	return m
+}
+
+// session is an application that runs until its job's end is closed. The job is known by its entrypoint.
+func (m *meter) session(note func(id string)) coretest.Session {
+	return coretest.Session{Run: func(ctx context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
+		note(task.Entrypoint)
+		m.began <- task.Entrypoint
+		select {
+		case <-m.end[task.Entrypoint]:
+		case <-ctx.Done():
+			return executor.Result{}, ctx.Err()
+		}
+		return executor.Result{}, errors.Join(s.Write("result.txt", ""), s.Log(task.Stdout, ""), s.Log(task.Stderr, ""))
+	}}
+}
+
+// known makes the entrypoint of a job its id.
+func known(j coretest.Job) coretest.Job {
+	j.Spec.Command.Entrypoint = j.ID
+	return j
+}
+
+// upTo waits until a job has come to a phase.
+func upTo(t *testing.T, job *core.Job, phase core.Phase) {
+	t.Helper()
+	for seen := 0; ; {
+		phases, err := job.Phases(t.Context(), seen)
+		if err != nil || len(phases) == 0 {
+			t.Fatalf("it never came to %s: %v", phase, err)
+		}
+		if slices.Contains(phases, phase) {
+			return
+		}
+		seen += len(phases)
+	}
+}
+
+// The enclave is fresh when a key is asked for, and used before the first application runs.
+func TestI5_AnEnclaveIsUsedBeforeAnApplicationRuns(t *testing.T) {
+	var unsealing, running []string
+	var e *coretest.Enclave
+	e = allowing(t, coretest.Session{Run: func(_ context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
+		running = e.NSM.Calls()
+		return executor.Result{}, errors.Join(s.Write("result.txt", ""), s.Log(task.Stdout, ""), s.Log(task.Stderr, ""))
+	}})
+	e.Keys.Unwrapping = func(context.Context, string) error {
+		unsealing = e.NSM.Calls()
+		return nil
+	}
+	if _, r := e.Run(t, one(t, e, "job", "allow")); r.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v", r)
+	}
+	if len(unsealing) > 0 || !slices.Equal(running, marked) {
+		t.Errorf("when the key was asked for %q, when the application ran %q", unsealing, running)
+	}
+	if _, r := e.Run(t, one(t, e, "again", "allow")); r.Outcome != receipt.Succeeded || !slices.Equal(unsealing, marked) || !slices.Equal(e.NSM.Calls(), marked) {
+		t.Errorf("%+v: %q", r, e.NSM.Calls())
+	}
+	if _, locked, err := e.NSM.DescribePCR(t.Context(), 31); err != nil || !locked {
+		t.Errorf("PCR31 is not locked: %v", err)
+	}
+}
+
+// A plain application uses the enclave up just the same.
+func TestI5_APlainApplicationUsesAnEnclave(t *testing.T) {
+	e := allowing(t, writes(0))
+	e.Run(t, coretest.Simple("job"))
+	if got := e.NSM.Calls(); !slices.Equal(got, marked) {
+		t.Errorf("%q", got)
+	}
+}
+
+// What cannot be marked runs nothing.
+func TestI5_WhereTheMarkFailsNothingRuns(t *testing.T) {
+	for _, call := range []string{"ExtendPCR", "LockPCRs"} {
+		t.Run(call, func(t *testing.T) {
+			ran := false
+			e := allowing(t, coretest.Session{Run: func(context.Context, *coretest.Running, executor.Task) (executor.Result, error) {
+				ran = true
+				return executor.Result{}, nil
+			}})
+			e.NSM.Break(call, errors.New("no answer"))
+			job, r := e.Run(t, coretest.Simple("job"))
+			if r.Outcome != receipt.Broken || r.Fault != core.FaultMachine || ran {
+				t.Errorf("%+v, ran %v", r, ran)
+			}
+			nothing(t, job)
+			e.NSM.Break(call, nil)
+			if _, r := e.Run(t, coretest.Simple("again")); r.Fault != "" || !ran || !slices.Contains(e.NSM.Calls(), "lock 32") {
+				t.Errorf("%+v, %q", r, e.NSM.Calls())
+			}
+		})
+	}
+}
+
+// While a job holds what it unsealed in a fresh enclave, no other application starts.
+func TestI5_WhoUnsealedInAFreshEnclaveIsAlone(t *testing.T) {
+	m := newMeter("owner", "stranger")
+	e := allowing(t, m.session(func(string) {}))
+	sealed, plain := known(one(t, e, "owner", "allow")), known(coretest.Simple("stranger"))
+	owner := e.Begin(t, sealed)
+	if _, over, err := owner.Admission(t.Context()); over || err != nil {
+		t.Fatal(over, err)
+	}
+	if err := owner.PutCredentials(t.Context(), []byte(coretest.Credentials)); err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.PutAsset(t.Context(), "inputs.data", coretest.Stream(sealed.Sealed["inputs.data"])); err != nil {
+		t.Fatal(err)
+	}
+	stranger := e.Begin(t, plain)
+	e.Send(t, stranger, plain)
+	upTo(t, stranger, core.Ingress)
+	if err := owner.PutAsset(t.Context(), "application", coretest.Stream(coretest.Tar(t, sealed.Assets["application"]))); err != nil {
+		t.Fatal(err)
+	}
+	if first := <-m.began; first != "owner" {
+		t.Fatalf("%s ran first", first)
+	}
+	close(m.end["owner"])
+	if second := <-m.began; second != "stranger" {
+		t.Fatalf("%s ran second", second)
+	}
+	select {
+	case <-done(t, owner):
+	default:
+		t.Error("the stranger's application started before the owner's job was over")
+	}
+	close(m.end["stranger"])
+	if r, err := stranger.Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// done is closed if a job's application has ended by now: its assets are dropped before its result is there,
+// so it is the phase after execution that counts.
+func done(t *testing.T, job *core.Job) <-chan struct{} {
+	t.Helper()
+	c := make(chan struct{})
+	phases, err := job.Phases(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(phases, core.Egress) {
+		close(c)
+	}
+	return c
+}
+
+// A job that ends without running leaves the enclave as fresh as it found it.
+func TestI5_AJobThatNeverRanUsesNothing(t *testing.T) {
+	e := allowing(t, writes(0))
+	e.Keys.Unwrapping = func(context.Context, string) error { return &core.KeyError{Refused: true, Reason: "no"} }
+	e.Run(t, one(t, e, "refused", "allow"))
+	e.Keys.Unwrapping = nil
+	var unsealing []string
+	e.Keys.Unwrapping = func(context.Context, string) error {
+		unsealing = e.NSM.Calls()
+		return nil
+	}
+	if _, r := e.Run(t, one(t, e, "job", "allow")); r.Outcome != receipt.Succeeded || len(unsealing) > 0 {
+		t.Errorf("%+v, %q", r, unsealing)
+	}
+}
+
+// A second job that unseals meanwhile gives the promise up: its key is asked for in a used enclave.
+func TestI5_ASecondJobThatUnsealsFindsAUsedEnclave(t *testing.T) {
+	calls := map[string][]string{}
+	m := newMeter("first", "second")
+	e := allowing(t, m.session(func(string) {}))
+	e.Keys.Unwrapping = func(_ context.Context, key string) error {
+		calls[key] = e.NSM.Calls()
+		return nil
+	}
+	first := known(coretest.Simple("first"))
+	e.Seal(t, &first, "inputs.data", "a", "allow")
+	second := known(coretest.Simple("second"))
+	e.Seal(t, &second, "inputs.data", "b", "allow")
+	var jobs []*core.Job
+	for _, j := range []coretest.Job{first, second} {
+		job := e.Begin(t, j)
+		jobs = append(jobs, job)
+		if _, over, err := job.Admission(t.Context()); over || err != nil {
+			t.Fatal(over, err)
+		}
+		err := job.PutCredentials(t.Context(), []byte(coretest.Credentials))
+		if err = errors.Join(err, job.PutAsset(t.Context(), "inputs.data", coretest.Stream(j.Sealed["inputs.data"]))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b := calls[coretest.OwnerKey("a")], calls[coretest.OwnerKey("b")]; len(a) > 0 || !slices.Equal(b, marked) {
+		t.Errorf("the first asked after %q, the second after %q", a, b)
+	}
+	for i, j := range []coretest.Job{first, second} {
+		if err := jobs[i].PutAsset(t.Context(), "application", coretest.Stream(coretest.Tar(t, j.Assets["application"]))); err != nil {
+			t.Fatal(err)
+		}
+		if ran := <-m.began; ran != j.ID {
+			t.Fatalf("%s ran", ran)
+		}
+		close(m.end[j.ID])
+		if r, err := jobs[i].Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+}
