@@ -295,7 +295,7 @@ func TestEveryError(t *testing.T) {
 		{"a module that is not the job's", "PUT", at(wire.ModulePath, "open", coretest.Digest("x")), open, "x", 422, wire.Invalid},
 		{"a module that is too large", "PUT", at(wire.ModulePath, "open", coretest.Digest("allow")), open, strings.Repeat("x", wire.MaxModule+1), 422, wire.Invalid},
 		{"an asset before admission", "PUT", at(wire.AssetPath, "open", "application"), open, "x", 409, wire.Order},
-		{"the record before the end", "GET", at(wire.ReceiptPath, "open", ""), open, "", 409, wire.Order},
+		{"the receipt before the end", "GET", at(wire.ReceiptPath, "open", ""), open, "", 409, wire.Order},
 		{"a release before the end", "GET", at(wire.ReleasePath, "open", "exit"), open, "", 409, wire.Order},
 		{"an asset after the end", "PUT", at(wire.AssetPath, "done", "application"), done, "x", 409, wire.Over},
 	} {
