@@ -163,9 +163,13 @@ func (w *world) enclave(account string, nsm *devkit.NSM) (*keys.Client, attest.D
 	w.t.Helper()
 	device := attest.OpenSocket(serve(w.t, nsm))
 	a := w.account(account)
-	client, err := keys.New(keys.Config{Attester: device, Dial: new(net.Dialer).DialContext,
-		Partition: keys.PartitionDev, Endpoint: w.url, Attempts: 1},
-		keys.Credentials{AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey})
+	kms, err := keys.New(keys.Config{Attester: device, Dial: new(net.Dialer).DialContext,
+		Partition: keys.PartitionDev, Endpoint: w.url, Attempts: 1})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = kms.Close() })
+	client, err := kms.Login(keys.Credentials{AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey})
 	if err != nil {
 		w.t.Fatal(err)
 	}

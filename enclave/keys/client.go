@@ -2,12 +2,12 @@ package keys
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -27,20 +27,44 @@ const keyBits = 2048
 // maxWrapped is the most that a CiphertextBlob has (KMS API, "Decrypt").
 const maxWrapped = 6144
 
+// KMS is the KMS that an enclave asks, as its trust profile fixes it. It is safe for concurrent use
+// and holds no connection open.
+type KMS struct {
+	config Config
+	spares *spares
+	closed sync.Once
+}
+
+// New checks the configuration and makes no connection. The caller closes the KMS.
+func New(c Config) (*KMS, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	return &KMS{config: c.withDefaults(), spares: newSpares()}, nil
+}
+
+// Close ends what the KMS does in the background: no [Client] of it can ask any more. It may be called
+// again, and always gives nil.
+func (k *KMS) Close() error {
+	k.closed.Do(k.spares.close)
+	return nil
+}
+
+// Login checks the credentials of one job and asks for nothing.
+func (k *KMS) Login(c Credentials) (*Client, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	return &Client{config: k.config, spares: k.spares, credentials: c.provider()}, nil
+}
+
 // Client asks a KMS for data keys with the credentials of one job. It is safe for concurrent
 // use, holds nothing open and keeps nothing of a request.
 type Client struct {
 	config Config
+	spares *spares
 	// credentials are inside a function, where no verb of package fmt looks.
 	credentials aws.CredentialsProvider
-}
-
-// New checks what it is given and makes no connection.
-func New(c Config, credentials Credentials) (*Client, error) {
-	if err := errors.Join(c.check(), credentials.check()); err != nil {
-		return nil, fmt.Errorf("keys: %w", err)
-	}
-	return &Client{config: c.withDefaults(), credentials: credentials.provider()}, nil
 }
 
 // Decrypt has the KMS unwrap a data key of [Size] bytes that it wrapped under the key keyARN and
@@ -85,11 +109,11 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempt asks once. The private key lives as long as this call.
+// attempt asks once. The private key is good for this call alone.
 func (c *Client) attempt(ctx context.Context, keyARN, region string, wrapped []byte, encryptionContext map[string]string) ([]byte, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Attempt)
 	defer cancel()
-	key, err := rsa.GenerateKey(rand.Reader, keyBits)
+	key, err := c.spares.take(ctx)
 	if err != nil {
 		return nil, "", fmt.Errorf("keys: single-use key: %w", err)
 	}

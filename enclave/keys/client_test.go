@@ -437,14 +437,19 @@ func TestI8_ConfigIsChecked(t *testing.T) {
 	} {
 		c := f.config()
 		edit(&c)
-		if got, err := keys.New(c, credentials); err == nil || got != nil {
+		if got, err := keys.New(c); err == nil || got != nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
+	kms, err := keys.New(plain.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kms.Close()
 	for name, bad := range map[string]keys.Credentials{
 		"none": {}, "no secret": {AccessKeyID: "A"}, "a line more": {AccessKeyID: "A\r\nX: y", SecretAccessKey: "s"},
 	} {
-		if _, err := keys.New(plain.config(), bad); err == nil {
+		if client, err := kms.Login(bad); err == nil || client != nil {
 			t.Errorf("credentials: %s: taken", name)
 		}
 	}
@@ -465,5 +470,25 @@ func TestCredentialsDoNotPrint(t *testing.T) {
 	fmt.Fprintf(&log, "%+v %#v", f.client(), f.client())
 	if out := log.String() + string(text); strings.Contains(out, "given") || strings.Contains(out, "GIVEN") {
 		t.Error(out)
+	}
+}
+
+// A KMS that is closed asks nothing more, whoever still has a client of it.
+func TestAClosedKMSAsksNothing(t *testing.T) {
+	f := newFake(t, "")
+	kms, err := keys.New(f.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kms.Login(credentials)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(kms.Close(), kms.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dataKey, _, err := client.Decrypt(t.Context(), simKey, wrapped, bound)
+	if err == nil || dataKey != nil || len(f.seen()) > 0 {
+		t.Errorf("%v, %d requests", err, len(f.seen()))
 	}
 }

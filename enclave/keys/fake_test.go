@@ -207,7 +207,12 @@ func (f *fake) client(edit ...func(*keys.Config)) *keys.Client {
 	for _, e := range edit {
 		e(&c)
 	}
-	client, err := keys.New(c, credentials)
+	kms, err := keys.New(c)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = kms.Close() })
+	client, err := kms.Login(credentials)
 	if err != nil {
 		f.t.Fatal(err)
 	}
