@@ -30,9 +30,8 @@ func newMeter(jobs ...string) *meter {
 }
 
 // session is an application that runs until its job's end is closed. The job is known by its entrypoint.
-func (m *meter) session(note func(id string)) coretest.Session {
+func (m *meter) session() coretest.Session {
 	return coretest.Session{Run: func(ctx context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
-		note(task.Entrypoint)
 		m.began <- task.Entrypoint
 		select {
 		case <-m.end[task.Entrypoint]:
@@ -125,7 +124,7 @@ func TestI5_WhereTheMarkFailsNothingRuns(t *testing.T) {
 // While a job holds what it unsealed in a fresh enclave, no other application starts.
 func TestI5_WhoUnsealedInAFreshEnclaveIsAlone(t *testing.T) {
 	m := newMeter("owner", "stranger")
-	e := allowing(t, m.session(func(string) {}))
+	e := allowing(t, m.session())
 	sealed, plain := known(one(t, e, "owner", "allow")), known(coretest.Simple("stranger"))
 	owner := e.Begin(t, sealed)
 	if _, over, err := owner.Admission(t.Context()); over || err != nil {
@@ -196,7 +195,7 @@ func TestI5_AJobThatNeverRanUsesNothing(t *testing.T) {
 func TestI5_ASecondJobThatUnsealsFindsAUsedEnclave(t *testing.T) {
 	calls := map[string][]string{}
 	m := newMeter("first", "second")
-	e := allowing(t, m.session(func(string) {}))
+	e := allowing(t, m.session())
 	e.Keys.Unwrapping = func(_ context.Context, key string) error {
 		calls[key] = e.NSM.Calls()
 		return nil
@@ -228,6 +227,41 @@ func TestI5_ASecondJobThatUnsealsFindsAUsedEnclave(t *testing.T) {
 			t.Fatalf("%s ran", ran)
 		}
 		close(m.end[j.ID])
+		if r, err := jobs[i].Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+}
+
+// All assets of one job are unsealed in the same fresh enclave.
+func TestI5_EveryAssetOfAJobIsUnsealedInAFreshEnclave(t *testing.T) {
+	var calls [][]string
+	e := allowing(t, writes(0))
+	e.Keys.Unwrapping = func(context.Context, string) error {
+		calls = append(calls, e.NSM.Calls())
+		return nil
+	}
+	if _, r := e.Run(t, both(t, e, "job")); r.Outcome != receipt.Succeeded || len(calls) != 2 || len(calls[0])+len(calls[1]) > 0 {
+		t.Errorf("%+v, %q", r, calls)
+	}
+}
+
+// In a used enclave nobody waits for anybody.
+func TestAUsedEnclaveRunsJobsSideBySide(t *testing.T) {
+	m := newMeter("one", "two")
+	e := allowing(t, writes(0))
+	e.Run(t, coretest.Simple("first"))
+	next(e, m.session())
+	var jobs []*core.Job
+	for _, id := range []string{"one", "two"} {
+		j := known(one(t, e, id, "allow"))
+		job := e.Begin(t, j)
+		e.Send(t, job, j)
+		<-m.began
+		jobs = append(jobs, job)
+	}
+	for i, id := range []string{"one", "two"} {
+		close(m.end[id])
 		if r, err := jobs[i].Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
 			t.Errorf("%+v, %v", r, err)
 		}

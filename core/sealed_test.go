@@ -454,12 +454,15 @@ func TestI7_HowAnApplicationEndsIsOneBit(t *testing.T) {
 	}
 }
 
-// Where the enclave breaks once an application succeeded, no log leaves as that of a failed one.
-func TestI2_AKillThatFailsReleasesNothingOfOwners(t *testing.T) {
-	s := writes(0)
-	s.Kill = func() error { return errors.New("still there") }
-	e := allowing(t, s)
-	job, r := e.Run(t, one(t, e, "job", "allow"))
+// Where the enclave breaks after every policy allowed, nothing leaves, though the operator is told no more
+// than that the application failed.
+func TestI2_AnEnclaveThatBreaksLateReleasesNothing(t *testing.T) {
+	e := allowing(t, writes(1))
+	e.Policies.Known["last"] = at(abi.Egress, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+		assets := filepath.Join(e.Dir, "job", "assets") // they can be dropped no more
+		return abi.Decision{Allow: true}, errors.Join(os.RemoveAll(assets), os.WriteFile(assets, nil, 0o600))
+	})
+	job, r := e.Run(t, one(t, e, "job", "last"))
 	if r.Outcome != receipt.Failed {
 		t.Errorf("%+v", r)
 	}
@@ -567,6 +570,11 @@ func TestCredentialsComeOnceAndWhereTheyAreNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(t, job.PutCredentials(t.Context(), []byte(coretest.Credentials)), core.ErrConflict)
+	for name, content := range map[string][]byte{"inputs.data": j.Sealed["inputs.data"], "application": coretest.Tar(t, j.Assets["application"])} {
+		if err := job.PutAsset(t.Context(), name, coretest.Stream(content)); err != nil {
+			t.Errorf("a refused call ended the job: %v", err)
+		}
+	}
 	plain := e.Begin(t, coretest.Simple("plain", "allow"))
 	if _, over, err := plain.Admission(t.Context()); over || err != nil {
 		t.Fatal(over, err)

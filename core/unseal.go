@@ -153,10 +153,7 @@ func (j *Job) sealedOf(name string) (*sealedAsset, Unwrapper) {
 // stands in the open has arrived and is what was admitted, and for this job alone. The digest is the
 // whole bundle's. Where there is an error, part of the content may stand in root.
 func (c *course) unseal(ctx context.Context, claim Claim, content io.Reader, root *os.Root) (tree.Summary, error) {
-	a, unwrapper := c.job.sealedOf(claim.Name)
-	if unwrapper == nil {
-		return tree.Summary{}, fmt.Errorf("%w: the credentials come before sealed assets", ErrOrder)
-	}
+	a, unwrapper := c.job.sealedOf(claim.Name) // both are there: see PutAsset
 	bundle, err := envelope.Read(content)
 	if err != nil {
 		return tree.Summary{}, err
