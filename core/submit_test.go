@@ -10,6 +10,7 @@ import (
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/coretest"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/enclave/envelope"
 )
 
 func TestSubmitRefuses(t *testing.T) {
@@ -36,6 +37,8 @@ func TestSubmitRefuses(t *testing.T) {
 		{"a negative size", func(s *core.Submission) { s.Assets[0].Bytes = -1 }, core.ErrInvalid},
 		{"an unknown form", func(s *core.Submission) { s.Assets[1].Form = "link" }, core.ErrInvalid},
 		{"an application that is a file", func(s *core.Submission) { s.Assets[0].Form = "file" }, core.ErrInvalid},
+		{"a front that is no digest", func(s *core.Submission) { s.Assets[1].Front = "sha384:" + strings.Repeat("A", 96) }, core.ErrInvalid},
+		{"a front of another hash", func(s *core.Submission) { s.Assets[1].Front = "sha256:" + strings.Repeat("a", 64) }, core.ErrInvalid},
 		{"sizes that overflow", func(s *core.Submission) {
 			s.Assets[0].Bytes, s.Assets[1].Bytes = 1<<63-1, 1<<63-1
 		}, queue.ErrNoRoom},
@@ -195,5 +198,18 @@ func TestEntriesCountAsMemory(t *testing.T) {
 	few, many := need(map[string]string{"main.py": ""}), need(map[string]string{"main.py": "", "a": "", "b": ""})
 	if many-few < 2*4096 {
 		t.Errorf("two files more take %d bytes more", many-few)
+	}
+	e := allowing(t, writes(0))
+	sealed, plain := one(t, e, "sealed", "allow").Submission(t), coretest.Simple("plain").Submission(t)
+	needs := map[string]int64{}
+	for _, s := range []core.Submission{sealed, plain} {
+		j, err := e.Submit(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		needs[s.ID] = j.Need().Assets
+	}
+	if more := needs["sealed"] - needs["plain"]; more < envelope.MaxModule+envelope.MaxHeader {
+		t.Errorf("a sealed asset takes %d bytes more", more)
 	}
 }
