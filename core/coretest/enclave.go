@@ -50,7 +50,7 @@ func New(t testing.TB, change ...func(*core.Config)) *Enclave {
 	}
 	e := &Enclave{
 		Executors: &Executors{}, Policies: &Policies{Known: map[string]*Policy{}}, Dir: dir, Disk: &Disk{},
-		NSM: newNSM(t), Keys: &Keys{},
+		NSM: NewNSM(t), Keys: &Keys{},
 	}
 	cfg := core.Config{
 		Executors: e.Executors, Policies: e.Policies,

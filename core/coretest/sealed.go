@@ -54,7 +54,8 @@ type NSM struct {
 
 var _ core.NSM = (*NSM)(nil)
 
-func newNSM(t testing.TB) *NSM {
+// NewNSM is the module of a fake enclave with [PCRs], under [Root].
+func NewNSM(t testing.TB) *NSM {
 	t.Helper()
 	ca, err := authority()
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package client is the operator's side of the enclave's API: submit a job, send what it
 // needs, follow it, and land what may leave.
 //
-// It owns the operator's files: it reads sources, and writes destinations only after a record
+// It owns the operator's files: it reads sources, and writes destinations only after a receipt
 // names what is to land, each whole or not at all. It trusts the enclave for nothing that it
-// can check itself: every artifact is held against the digest in the record.
+// can check itself: its attestation document, the receipt, and every artifact against the digest in that.
 package client
 
 import (
@@ -18,10 +18,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -41,24 +44,51 @@ const BufferSize = 64 << 10
 // Dial opens a connection to an enclave.
 type Dial func(ctx context.Context) (net.Conn, error)
 
-// Client speaks to one enclave. It is safe for concurrent use.
-type Client struct{ http *http.Client }
+// Config says which enclave is meant, and how to know it.
+type Config struct {
+	// Dial reaches it. Required.
+	Dial Dial
+	// Root is the root certificate that is trusted. Default: AWS Nitro Enclaves root G1.
+	Root attest.Root
+	// Realm is the realm that the root must stand for. Required.
+	Realm attest.Realm
+	// PCRs are those of the image that it must run; PCR0, PCR1 and PCR2 are required.
+	PCRs attest.PCRSet
+	// Credentials are the operator's own of AWS in the partition of a job's sealed assets, asked for
+	// before such a job is sent. Default: there are none, and such jobs fail.
+	Credentials func(ctx context.Context, partition string) (wire.Credentials, error)
+	// Now is the clock that documents are held against [time.Now].
+	Now func() time.Time
+}
+
+// Client speaks to one enclave, and sends it nothing of a job before it proved to be the one that is
+// meant. It is safe for concurrent use.
+type Client struct {
+	cfg  Config
+	http *http.Client
+
+	mu      sync.Mutex
+	enclave *attest.Document // once it was verified
+}
 
 // New makes a client.
-func New(dial Dial) *Client {
-	return &Client{http: &http.Client{Transport: &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+func New(cfg Config) (*Client, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	return &Client{cfg: cfg, http: &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.Dial(ctx) },
 		Proxy:              nil, // nothing of the environment chooses where jobs go
 		DisableCompression: true,
 		WriteBufferSize:    BufferSize,
 		ReadBufferSize:     BufferSize,
-	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Enclave asks the enclave what it is.
+// Enclave asks the enclave what it is, and believes it.
 func (c *Client) Enclave(ctx context.Context) (wire.Enclave, error) {
 	var e wire.Enclave
 	err := c.call(ctx, call{method: http.MethodGet, path: wire.EnclavePath, answer: &e})
@@ -71,12 +101,15 @@ type Job struct {
 	client *Client
 	id     string
 	token  string
-	// Modules are the digests of the modules to send.
-	Modules []string
+	// Modules are the digests of the modules to send, Fronts the sealed assets whose fronts to send.
+	Modules, Fronts []string
 }
 
-// Submit begins a job.
+// Submit begins a job in an enclave that proved to be the one that is meant.
 func (c *Client) Submit(ctx context.Context, s wire.Submit) (*Job, error) {
+	if _, err := c.Attest(ctx); err != nil {
+		return nil, err
+	}
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("client: encoding the job: %w", err)
@@ -86,12 +119,17 @@ func (c *Client) Submit(ctx context.Context, s wire.Submit) (*Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Job{client: c, id: s.ID, token: got.Token, Modules: got.Modules}, nil
+	return &Job{client: c, id: s.ID, token: got.Token, Modules: got.Modules, Fronts: got.Fronts}, nil
 }
 
 // PutModule sends a policy's module.
 func (j *Job) PutModule(ctx context.Context, digest string, module []byte) error {
 	return j.call(ctx, call{method: http.MethodPut, path: wire.ModulePath + digest, body: bytes.NewReader(module)})
+}
+
+// PutFront sends what stands in the open in a sealed asset.
+func (j *Job) PutFront(ctx context.Context, asset string, front []byte) error {
+	return j.call(ctx, call{method: http.MethodPut, path: wire.FrontPath + asset, body: bytes.NewReader(front)})
 }
 
 // Admission waits for the policies.
@@ -101,14 +139,21 @@ func (j *Job) Admission(ctx context.Context) (wire.Admission, error) {
 	return a, err
 }
 
-// PutAsset sends an asset, and says what it sent. progress is told of every piece.
-func (j *Job) PutAsset(ctx context.Context, name string, from *tree.Source, progress func(int)) (tree.Summary, error) {
+// PutAsset sends a plain asset, and says what it sent. progress is told of every piece.
+func (j *Job) PutAsset(ctx context.Context, name string, from *tree.Source, progress func(int)) (sum tree.Summary, err error) {
+	err = j.put(ctx, name, progress, func(w io.Writer) (err error) {
+		sum, err = from.Pack(ctx, w)
+		return err
+	})
+	return sum, err
+}
+
+// put sends what write writes as an asset.
+func (j *Job) put(ctx context.Context, name string, progress func(int), write func(io.Writer) error) error {
 	r, w := io.Pipe()
-	var sum tree.Summary
 	packed := make(chan error, 1)
 	go func() {
-		var err error
-		sum, err = from.Pack(ctx, &counted{w, progress})
+		err := write(&counted{w, progress})
 		packed <- err
 		_ = w.CloseWithError(err) // always nil
 	}()
@@ -121,9 +166,9 @@ func (j *Job) PutAsset(ctx context.Context, name string, from *tree.Source, prog
 			err = fmt.Errorf("%w: it answered before everything was sent", ErrUnavailable)
 		}
 	case packErr != nil && context.Cause(ctx) == nil:
-		return tree.Summary{}, fmt.Errorf("%w: %w", ErrSource, packErr)
+		return fmt.Errorf("%w: %w", ErrSource, packErr)
 	}
-	return sum, err
+	return err
 }
 
 // Follow tells of every phase until the job is done, and gives its result.
@@ -150,21 +195,18 @@ func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (core.Result, 
 	return core.Result{}, fmt.Errorf("%w: it broke off before the job was done", ErrUnavailable)
 }
 
-// Record fetches and parses the record of a job that is done.
-func (j *Job) Record(ctx context.Context) (raw []byte, s *receipt.Statement, err error) {
+// Receipt fetches and verifies the receipt of a job that is done. An error that is none of the enclave's
+// or its connection's wraps [ErrMismatch].
+func (j *Job) Receipt(ctx context.Context) (raw []byte, s *receipt.Statement, err error) {
 	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.ReceiptPath})
 	if err != nil {
 		return nil, nil, err
 	}
 	defer res.Body.Close()
 	if raw, err = io.ReadAll(io.LimitReader(res.Body, receipt.MaxReceipt+1)); err != nil {
-		return nil, nil, fmt.Errorf("%w: reading the record: %w", ErrUnavailable, err)
+		return nil, nil, fmt.Errorf("%w: reading the receipt: %w", ErrUnavailable, err)
 	}
-	statement, _, err := receipt.Decode(raw)
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err = receipt.Read(statement)
+	s, err = j.client.verify(ctx, raw)
 	return raw, s, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net"
@@ -13,12 +14,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/coretest"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/jobspec"
@@ -42,6 +46,12 @@ type liar struct {
 	// late holds the answer to an upload back until the end of the job was told.
 	late bool
 
+	// attest makes the answer to a client's nonce [honest].
+	attest func(nonce []byte) ([]byte, error)
+	// seal changes the receipt once it was made.
+	seal func([]byte) []byte
+
+	nsm       *coretest.NSM
 	submitted wire.Submit
 	modules   int // that were sent
 	assets    map[string]tree.Summary
@@ -83,6 +93,17 @@ func honestTree(t *testing.T) ([]byte, tree.Summary) {
 func (l *liar) routes(t *testing.T) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
+	mux.HandleFunc("GET "+wire.AttestPath+"{nonce}", func(w http.ResponseWriter, r *http.Request) {
+		nonce, err := hex.DecodeString(r.PathValue("nonce"))
+		if err != nil {
+			t.Error(err)
+		}
+		document, err := l.attest(nonce)
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = w.Write(document)
+	})
 	mux.HandleFunc("POST "+wire.JobsPath, func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewDecoder(r.Body).Decode(&l.submitted)
 		answer(w, wire.Submitted{Token: "token"})
@@ -116,7 +137,7 @@ func (l *liar) routes(t *testing.T) http.Handler {
 		answer(w, wire.Progress{Phase: core.Executing})
 		answer(w, wire.Progress{Phase: core.Done, Result: &core.Result{Outcome: l.outcome}})
 	})
-	mux.HandleFunc("GET "+wire.ReceiptPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.statement(t)) })
+	mux.HandleFunc("GET "+wire.ReceiptPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.receipt(t)) })
 	mux.HandleFunc("GET "+wire.ReleasePath+"{channel}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("channel") == "outputs.tree" {
 			_, _ = w.Write(l.tree)
@@ -132,6 +153,24 @@ func (l *liar) routes(t *testing.T) http.Handler {
 	})
 }
 
+// receipt is the statement with its own enclave's document over it.
+func (l *liar) receipt(t *testing.T) []byte {
+	t.Helper()
+	statement := l.statement(t)
+	document, err := attest.ForReceipt(t.Context(), l.nsm, receipt.Message(statement))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := receipt.Encode(statement, document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.seal != nil {
+		raw = l.seal(raw)
+	}
+	return raw
+}
+
 func (l *liar) statement(t *testing.T) []byte {
 	t.Helper()
 	spec, err := jobspec.ParseCanonical([]byte(l.submitted.Job))
@@ -141,8 +180,10 @@ func (l *liar) statement(t *testing.T) []byte {
 	_, treeSum := honestTree(t)
 	fileSum := sha256.Sum256([]byte(fileContent))
 	run := receipt.Run{
-		Job:       receipt.Job{ID: l.submitted.ID, Name: spec.Name, Digest: spec.Digest()},
-		Executor:  receipt.Executor{Walls: []string{}},
+		Job:      receipt.Job{ID: l.submitted.ID, Name: spec.Name, Digest: spec.Digest()},
+		Enclave:  receipt.Enclave{Realm: string(attest.RealmLocal), ModuleID: l.nsm.ModuleID(), Version: "0", Sequence: 1},
+		Executor: receipt.Executor{Walls: []string{}},
+		Started:  receipt.Time(time.Now()), Finished: receipt.Time(time.Now()),
 		Consented: []abi.Channel{"outputs.file", "outputs.tree"}, Policies: []abi.PolicyRef{}, Decisions: []receipt.Decision{},
 		Outcome: l.outcome, Assets: []abi.Asset{}, Released: []abi.Artifact{},
 	}
@@ -177,6 +218,10 @@ func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*cl
 	if l.tree == nil {
 		l.tree, _ = honestTree(t)
 	}
+	l.nsm = coretest.NewNSM(t)
+	if l.attest == nil {
+		l.attest = func(nonce []byte) ([]byte, error) { return attest.ForClient(context.Background(), l.nsm, nonce) }
+	}
 	socket := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -186,7 +231,13 @@ func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*cl
 	server.Start()
 	defer server.Close()
 	var d net.Dialer
-	c := client.New(func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) })
+	c, err := client.New(client.Config{
+		Dial: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) },
+		Root: coretest.Root(t), Realm: attest.RealmLocal, PCRs: coretest.PCRs(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer c.Close()
 	p := prepare(t, dir)
 	defer p.Close()

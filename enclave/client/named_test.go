@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/cloister-run/cloister/enclave/client"
-	"github.com/cloister-run/cloister/jobspec"
 )
 
 // TestReadBounded: a file that is too large costs no more than one that is not.
@@ -39,25 +38,5 @@ func TestReadBounded(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > 8<<20 {
 		t.Errorf("%v, after %d bytes", err, took)
-	}
-}
-
-// TestSealedBundlesAreRefused: an enclave that cannot open one is not sent one as a plain file.
-func TestSealedBundlesAreRefused(t *testing.T) {
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "app/main.py"), "")
-	write(t, filepath.Join(dir, "data.sealed"), "")
-	job, err := jobspec.Parse("job.yaml", []byte(`version: 1
-name: sealed
-application: {from: app, command: {entrypoint: main.py}}
-inputs: {data: {from: data.sealed}}
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := client.Prepare(job, client.Options{Dir: dir})
-	problems, ok := errors.AsType[*jobspec.Problems](err)
-	if p != nil || !ok || len(*problems) != 1 || (*problems)[0].Line != 4 || !strings.Contains(err.Error(), "takes no sealed bundles") {
-		t.Errorf("%v", err)
 	}
 }

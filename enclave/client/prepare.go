@@ -2,6 +2,7 @@ package client
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -34,6 +35,7 @@ type Package struct {
 	canonical *jobspec.Canonical
 	named     Named
 	sources   map[string]*tree.Source // by asset
+	sealed    map[string]*sealed      // by asset
 	claims    []core.Claim
 	modules   map[string][]byte // by digest
 }
@@ -41,7 +43,7 @@ type Package struct {
 // Prepare looks at everything that a job reads and at every place where it is to write. The
 // error is a [jobspec.Problems] with everything that is wrong. The caller closes the Package.
 func Prepare(job *jobspec.Job, o Options) (_ *Package, err error) {
-	p := &Package{job: job, named: Named{Dir: o.Dir, Noun: "job file", Library: o.Library}, sources: map[string]*tree.Source{}, modules: map[string][]byte{}}
+	p := &Package{job: job, named: Named{Dir: o.Dir, Noun: "job file", Library: o.Library}, sources: map[string]*tree.Source{}, sealed: map[string]*sealed{}, modules: map[string][]byte{}}
 	defer func() {
 		if err != nil {
 			p.Close()
@@ -49,7 +51,10 @@ func Prepare(job *jobspec.Job, o Options) (_ *Package, err error) {
 	}()
 	var found jobspec.Problems
 	report := func(at, message, hint string) { found = append(found, job.Fault(at, message, hint)) }
-	p.openSources(report)
+	if err := p.openSources(report); err != nil {
+		found = append(found, *err...)
+	}
+	p.onePartition(report)
 	digests := p.readModules(report)
 	for _, d := range p.destinations() {
 		if message, hint := d.check(); message != "" {
@@ -71,6 +76,9 @@ func (p *Package) Close() {
 	for _, s := range p.sources {
 		_ = s.Close() // read-only
 	}
+	for _, s := range p.sealed {
+		_ = s.file.Close() // read-only
+	}
 }
 
 // Digest is the job's.
@@ -85,15 +93,54 @@ func (p *Package) Channels() []abi.Channel {
 	return channels
 }
 
-// Policies says how many policies the job has.
-func (p *Package) Policies() int { return len(p.canonical.Policies) }
+// Policies says how many policies the job has, those of owners included.
+func (p *Package) Policies() int { return len(p.policies()) }
 
-// CheckRecord says why the record of the job could not be written to path; both are empty if
+// policies are those that the job is judged by, in their order: owners first.
+func (p *Package) policies() []abi.PolicyRef {
+	digest := func(b []byte) string {
+		sum := sha256.Sum256(b)
+		return tree.Hex(sum[:])
+	}
+	var refs []abi.PolicyRef
+	for _, claim := range p.claims {
+		if s := p.sealed[claim.Name]; s != nil {
+			h := s.bundle.Header
+			refs = append(refs, abi.PolicyRef{Owner: h.Key, Asset: claim.Name, Module: digest(s.bundle.Module), Config: digest(h.Policy.Config)})
+		}
+	}
+	for _, own := range p.canonical.Policies {
+		refs = append(refs, abi.PolicyRef{Module: own.Module, Config: digest(own.Config)})
+	}
+	return refs
+}
+
+// owner is the key of a sealed asset, empty for a plain one.
+func (p *Package) owner(asset string) string {
+	if s := p.sealed[asset]; s != nil {
+		return s.bundle.Header.Key
+	}
+	return ""
+}
+
+// total is how many bytes are to be sent, about.
+func (p *Package) total() (n int64) {
+	for _, claim := range p.claims {
+		if s := p.sealed[claim.Name]; s != nil {
+			n += s.size
+		} else {
+			n += claim.Bytes
+		}
+	}
+	return n
+}
+
+// CheckReceipt says why the receipt of the job could not be written to path; both are empty if
 // it can.
-func (p *Package) CheckRecord(path string) (message, hint string) {
+func (p *Package) CheckReceipt(path string) (message, hint string) {
 	for _, d := range p.destinations() {
 		if within(path, d.path) || within(d.path, path) {
-			return fmt.Sprintf("%q is where %s lands", path, d.channel), "choose another place for the record"
+			return fmt.Sprintf("%q is where %s lands", path, d.channel), "choose another place for the receipt"
 		}
 	}
 	if message, hint := (destination{path: path}).check(); message != "" {
@@ -101,7 +148,7 @@ func (p *Package) CheckRecord(path string) (message, hint string) {
 	}
 	for _, from := range p.reads() {
 		if from == path {
-			return fmt.Sprintf("%q is what the job reads", path), "choose another place for the record"
+			return fmt.Sprintf("%q is what the job reads", path), "choose another place for the receipt"
 		}
 	}
 	return "", ""
@@ -131,10 +178,15 @@ func (p *Package) submission(id string) wire.Submit {
 	return wire.Submit{ID: id, Job: string(p.canonical.JSON()), Assets: p.claims}
 }
 
-func (p *Package) openSources(report func(at, message, hint string)) {
+// openSources opens everything that the job reads. What a sealed application's command makes wrong with
+// the job is its result.
+func (p *Package) openSources(report func(at, message, hint string)) (found *jobspec.Problems) {
 	const at, application = "application.from", "application"
 	from, entrypoint := p.job.Application.From, p.job.Application.Command.Entrypoint
-	if p.open(application, at, from, report) {
+	switch opened := p.open(application, at, from, report); {
+	case opened && p.sealed[application] != nil:
+		found, _ = errors.AsType[*jobspec.Problems](p.job.Adopt(*p.sealed[application].bundle.Header.Command))
+	case opened:
 		switch message, hint, ofEntrypoint := p.named.Application(p.sources[application], from, entrypoint); {
 		case ofEntrypoint:
 			report("application.command.entrypoint", message, hint)
@@ -145,14 +197,18 @@ func (p *Package) openSources(report func(at, message, hint string)) {
 	for _, name := range slices.Sorted(maps.Keys(p.job.Inputs)) {
 		p.open("inputs."+name, "inputs."+name+".from", p.job.Inputs[name].From, report)
 	}
+	return found
 }
 
 func (p *Package) open(asset, at, from string, report func(at, message, hint string)) bool {
 	if strings.HasSuffix(from, jobspec.SealedSuffix) {
-		report(at, "an enclave of this version takes no sealed bundles", "name the plain file or folder")
-		return false
+		return p.openSealed(asset, at, from, report)
 	}
 	source, message, hint := p.named.Source(from)
+	if message == "" && isBundle(source) {
+		_ = source.Close() // read-only
+		message, hint = fmt.Sprintf("%q is a sealed bundle under another name", from), "rename it: a bundle's name ends in "+jobspec.SealedSuffix
+	}
 	if message != "" {
 		report(at, message, hint)
 		return false
@@ -165,6 +221,42 @@ func (p *Package) open(asset, at, from string, report func(at, message, hint str
 	}
 	p.claims = append(p.claims, claim)
 	return true
+}
+
+func (p *Package) openSealed(asset, at, from string, report func(at, message, hint string)) bool {
+	s, message, hint := p.named.bundle(from)
+	if message == "" {
+		p.sealed[asset] = s // so that Close finds it
+		message, hint = s.misused(from, asset == "application")
+	}
+	if message != "" {
+		report(at, message, hint)
+		return false
+	}
+	a := s.bundle.Header.Asset
+	p.claims = append(p.claims, core.Claim{Name: asset, Form: a.Form, Bytes: a.Bytes, Entries: a.Entries, Front: s.bundle.FrontDigest()})
+	return true
+}
+
+// partition is the AWS partition of the keys of the sealed assets, empty if nothing is sealed.
+func (p *Package) partition() string {
+	for _, s := range p.Sealed() {
+		return partitionOf(s.Key)
+	}
+	return ""
+}
+
+// partitionOf is the partition of a key's ARN, which a bundle holds by its format.
+func partitionOf(arn string) string { return strings.Split(arn, ":")[1] }
+
+// onePartition finds sealed assets that no one enclave can open.
+func (p *Package) onePartition(report func(at, message, hint string)) {
+	for _, s := range p.Sealed() {
+		if first, own := p.partition(), partitionOf(s.Key); own != first {
+			report(s.Asset+".from", fmt.Sprintf("its key is of the partition %s, and that of %s is of %s", own, p.Sealed()[0].Asset, first),
+				"an enclave asks for keys in one partition of AWS; have one of them sealed again")
+		}
+	}
 }
 
 // readModules reads every policy's module and gives their digests in order.

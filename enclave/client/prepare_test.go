@@ -80,16 +80,16 @@ func TestPrepareLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestCheckRecord(t *testing.T) {
+func TestCheckReceipt(t *testing.T) {
 	dir := newJob(t)
 	p := prepare(t, dir)
 	defer p.Close()
 	for place, ok := range map[string]bool{
-		"record.json": true, "new/deep/record.json": true, "out/record.json": true,
-		"out": false, "out/deep": false, "out/deep/file": false, "out/tree/record.json": false,
-		"app": false, "app/main.py/record": false,
+		"receipt.json": true, "new/deep/receipt.json": true, "out/receipt.json": true,
+		"out": false, "out/deep": false, "out/deep/file": false, "out/tree/receipt.json": false,
+		"app": false, "app/main.py/receipt": false,
 	} {
-		message, hint := p.CheckRecord(filepath.Join(dir, place))
+		message, hint := p.CheckReceipt(filepath.Join(dir, place))
 		if (message == "") != ok || (message == "") != (hint == "") {
 			t.Errorf("%s: %q, hint %q", place, message, hint)
 		}

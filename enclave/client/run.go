@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/wire"
-	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -43,8 +41,8 @@ func (o *Observer) setDefaults() {
 // Report is how a run ended.
 type Report struct {
 	Result core.Result
-	// Record is the record's bytes; nil for a job that no policy was asked about.
-	Record    []byte
+	// Receipt is the receipt's bytes; nil for a job that no policy was asked about.
+	Receipt   []byte
 	Statement *receipt.Statement
 	Landed    []Landing
 }
@@ -71,25 +69,29 @@ func (c *Client) Plan(ctx context.Context, p *Package) (wire.Admission, core.Res
 	return admission, core.Result{}, err
 }
 
-// Run runs a job to its end. keep is called with the report once the record is there, before
+// Run runs a job to its end. keep is called with the report once the receipt is there, before
 // anything else of the job leaves the enclave; then what may leave lands, everything or nothing.
 func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Report) error) (_ *Report, err error) {
 	o.setDefaults()
+	credentials, err := c.credentials(ctx, p)
+	if err != nil {
+		return nil, err
+	}
 	j, err := c.begin(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer j.leave(ctx)
-	result, sent, err := j.drive(ctx, p, o)
+	result, sent, err := j.drive(ctx, p, credentials, o)
 	if err != nil {
 		return nil, err
 	}
 	report := &Report{Result: result}
-	report.Record, report.Statement, err = j.Record(ctx)
+	report.Receipt, report.Statement, err = j.Receipt(ctx)
 	switch e, refused := errors.AsType[*wire.Error](err); {
 	case refused && e.Code == wire.Order && releases(result.Outcome):
 		return nil, fmt.Errorf("%w: there is none", ErrMismatch)
-	case refused && e.Code == wire.Order: // no policy was asked, so there is no record and nothing to land
+	case refused && e.Code == wire.Order: // no policy was asked, so there is no receipt and nothing to land
 		return report, errors.Join(keep(report), sent.reason(result))
 	case err != nil:
 		return nil, err
@@ -106,7 +108,19 @@ func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Rep
 
 func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }
 
-// begin submits a job and sends the modules of its policies.
+// credentials are the operator's for the KMS of the job's sealed assets, if it has any.
+func (c *Client) credentials(ctx context.Context, p *Package) (wire.Credentials, error) {
+	partition := p.partition()
+	switch {
+	case partition == "":
+		return wire.Credentials{}, nil
+	case c.cfg.Credentials == nil:
+		return wire.Credentials{}, errors.New("client: Credentials: required for a job with sealed assets")
+	}
+	return c.cfg.Credentials(ctx, partition)
+}
+
+// begin submits a job and sends its policies: the operator's own, and those in front of bundles.
 func (c *Client) begin(ctx context.Context, p *Package) (*Job, error) {
 	var raw [16]byte
 	_, _ = rand.Read(raw[:]) // never fails
@@ -122,6 +136,14 @@ func (c *Client) begin(ctx context.Context, p *Package) (*Job, error) {
 			return nil, fmt.Errorf("%w: it asks for a module that the job does not have", ErrUnavailable)
 		}
 		sending.Go(func() error { return j.PutModule(sendCtx, digest, module) })
+	}
+	for _, asset := range j.Fronts {
+		s, ok := p.sealed[asset]
+		if !ok {
+			j.leave(ctx)
+			return nil, fmt.Errorf("%w: it asks for the front of an asset that is not sealed", ErrUnavailable)
+		}
+		sending.Go(func() error { return j.PutFront(sendCtx, asset, s.bundle.Front()) })
 	}
 	if err := sending.Wait(); err != nil {
 		j.leave(ctx)
@@ -152,8 +174,8 @@ func (s *sending) reason(r core.Result) error {
 }
 
 // drive sends the assets while it follows the job, and gives its result. The job outlives a
-// failure to send: the enclave ends it and makes the record.
-func (j *Job) drive(ctx context.Context, p *Package, o Observer) (core.Result, *sending, error) {
+// failure to send: the enclave ends it and makes the receipt.
+func (j *Job) drive(ctx context.Context, p *Package, credentials wire.Credentials, o Observer) (core.Result, *sending, error) {
 	followCtx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	sendCtx, stop := context.WithCancel(ctx)
@@ -162,7 +184,7 @@ func (j *Job) drive(ctx context.Context, p *Package, o Observer) (core.Result, *
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if sent.err = j.send(sendCtx, p, o, sent.assets); sent.err != nil {
+		if sent.err = j.send(sendCtx, p, credentials, o, sent.assets); sent.err != nil {
 			// An enclave that does not notice is not waited for.
 			err := sent.err
 			time.AfterFunc(goodbye, func() { giveUp(err) })
@@ -180,16 +202,25 @@ func (j *Job) drive(ctx context.Context, p *Package, o Observer) (core.Result, *
 	return result, sent, err
 }
 
-func (j *Job) send(ctx context.Context, p *Package, o Observer, sent map[string]tree.Summary) error {
+func (j *Job) send(ctx context.Context, p *Package, credentials wire.Credentials, o Observer, sent map[string]tree.Summary) error {
 	if _, err := j.Admission(ctx); err != nil {
 		return err
 	}
-	total := int64(0)
-	for _, claim := range p.claims {
-		total += claim.Bytes
+	if len(p.sealed) > 0 {
+		if err := j.putCredentials(ctx, credentials); err != nil {
+			return fmt.Errorf("sending the credentials: %w", err)
+		}
 	}
+	total := p.total()
+	progress := func(n int) { o.Sending(n, total) }
 	for _, claim := range p.claims {
-		sum, err := j.PutAsset(ctx, claim.Name, p.sources[claim.Name], func(n int) { o.Sending(n, total) })
+		var sum tree.Summary
+		var err error
+		if s := p.sealed[claim.Name]; s != nil {
+			sum, err = j.putSealed(ctx, claim.Name, s, progress)
+		} else {
+			sum, err = j.PutAsset(ctx, claim.Name, p.sources[claim.Name], progress)
+		}
 		if err != nil {
 			return fmt.Errorf("sending %s: %w", claim.Name, err)
 		}
@@ -198,7 +229,7 @@ func (j *Job) send(ctx context.Context, p *Package, o Observer, sent map[string]
 	return nil
 }
 
-// agrees holds the record against what was asked for and sent.
+// agrees holds the receipt against what was asked for and sent.
 func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error {
 	run := r.Statement.Predicate
 	switch {
@@ -206,13 +237,13 @@ func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error 
 		return fmt.Errorf("%w: it is about another job", ErrMismatch)
 	case run.Outcome != r.Result.Outcome:
 		return fmt.Errorf("%w: it tells of another outcome", ErrMismatch)
-	case !slices.EqualFunc(run.Policies, p.canonical.Policies, samePolicy):
+	case !slices.Equal(run.Policies, p.policies()):
 		return fmt.Errorf("%w: it names other policies than the job", ErrMismatch)
 	}
 	verified := map[string]bool{}
 	for _, a := range run.Assets {
 		sum, ok := sent[a.Name]
-		if ok && a.Verified && a.Digest != sum.Digest {
+		if ok && a.Verified && (a.Digest != sum.Digest || a.Owner != p.owner(a.Name) || a.Sealed != (a.Owner != "")) {
 			return fmt.Errorf("%w: %s is not what was sent", ErrMismatch, a.Name)
 		}
 		verified[a.Name] = ok && a.Verified
@@ -223,11 +254,6 @@ func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error 
 		}
 	}
 	return nil
-}
-
-func samePolicy(got abi.PolicyRef, want jobspec.CanonicalPolicy) bool {
-	config := sha256.Sum256(want.Config)
-	return got.Owner == "" && got.Module == want.Module && got.Config == tree.Hex(config[:])
 }
 
 // land stages everything that may leave, and only then gives anything its name.

@@ -24,6 +24,12 @@ func newOpening(header int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(header))
 }
 
+// OpeningSize is how many bytes [IsBundle] needs.
+const OpeningSize = len(magic)
+
+// IsBundle reports whether a file that begins so is a sealed bundle, of any version.
+func IsBundle(opening []byte) bool { return bytes.HasPrefix(opening, []byte(magic)) }
+
 // Bundle is a bundle of which everything before the MAC was read.
 type Bundle struct {
 	// Header is a claim until the payload reached its end.
@@ -55,7 +61,7 @@ func (b *Bundle) read() (err error) {
 	if b.opening, err = b.take(openingSize, ErrNotBundle); err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(b.opening, []byte(magic)) {
+	if !IsBundle(b.opening) {
 		return fail(ErrNotBundle, "name a file that `cloister seal` wrote", "it does not begin with %q", magic)
 	}
 	version, size := binary.BigEndian.Uint32(b.opening[len(magic):]), binary.BigEndian.Uint32(b.opening[len(magic)+4:])
