@@ -13,7 +13,6 @@ import (
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/client"
-	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -88,7 +87,7 @@ func examine(ctx context.Context) ([]finding, error) {
 		return []finding{{What: "image", Says: "there is none at " + image, Cure: "make build"}}, nil
 	}
 	found := []finding{{What: "image", OK: true, Says: image}, library(beside)}
-	enclave, err := launch.Local(ctx, launch.Config{Image: image})
+	c, stop, err := startLocal(ctx, image)
 	if err != nil {
 		f := asFailure(ctx, err)
 		if f.status == statusCancelled {
@@ -96,8 +95,7 @@ func examine(ctx context.Context) ([]finding, error) {
 		}
 		return append(found, finding{What: "enclave", Says: f.message, Cure: f.hint}), nil
 	}
-	c := client.New(enclave.Dial)
-	defer func() { c.Close(); _ = enclave.Stop() }() // what it says is no finding any more
+	defer func() { _ = stop() }() // what it says is no finding any more
 	info, err := c.Enclave(ctx)
 	if err != nil {
 		return nil, err

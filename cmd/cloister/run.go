@@ -7,13 +7,14 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/client"
-	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/keys"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -22,36 +23,39 @@ const aboutRun = `Run sends a job and everything that it names into an enclave, 
 writes what every policy allowed to leave: everything or nothing.
 
 Outputs land where the job file says, relative to it. Ctrl-C cancels the job; nothing of it
-is left then. The record says what ran, what every policy decided and what left.`
+is left then. The receipt says what ran, what every policy decided and what left; cloister receipt
+verify holds it against the image that you expect.
+
+A job with sealed assets needs AWS credentials of yours: the enclave asks the owners' KMS with them.`
 
 const exampleRun = `  cloister run --enclave local job.yaml
-  cloister run --enclave local --record record.json job.yaml
+  cloister run --enclave local --receipt receipt.json job.yaml
   cloister run --enclave local --json job.yaml | jq .landed`
 
 func (a *app) runCommand() *cobra.Command {
-	var record string
+	var receiptTo string
 	c := &cobra.Command{
 		Use: "run --enclave NAME JOB.yaml", Short: "Run a job and land its outputs",
 		Long: aboutRun, Example: exampleRun, Args: oneFile,
-		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), args[0], record) },
+		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), args[0], receiptTo) },
 	}
 	a.addEnclave(c)
-	c.Flags().StringVar(&record, "record", "", "write the record of the run to this file, unless you cancel it")
+	c.Flags().StringVar(&receiptTo, "receipt", "", "write the receipt of the run to this file, unless you cancel it")
 	return c
 }
 
-func (a *app) run(ctx context.Context, file, record string) error {
+func (a *app) run(ctx context.Context, file, receiptTo string) error {
 	var report *client.Report
 	var asked []abi.Channel
-	err := a.withEnclave(ctx, file, record, func(c *client.Client, p *client.Package) (err error) {
+	err := a.withEnclave(ctx, file, receiptTo, func(c *client.Client, p *client.Package) (err error) {
 		asked = p.Channels()
 		show := a.newProgress()
 		defer show.stop()
 		report, err = c.Run(ctx, p, client.Observer{Phase: show.phase, Sending: show.sending}, func(r *client.Report) error {
-			if record == "" || r.Record == nil {
+			if receiptTo == "" || r.Receipt == nil {
 				return nil
 			}
-			return client.WriteAtomically(record, r.Record)
+			return client.WriteAtomically(receiptTo, r.Receipt)
 		})
 		return err
 	})
@@ -63,7 +67,7 @@ func (a *app) run(ctx context.Context, file, record string) error {
 
 // withEnclave reads a job and everything that it names, starts the enclave, and ends it
 // whatever happens. Everything that can be wrong with files is found before anything starts.
-func (a *app) withEnclave(ctx context.Context, file, record string, use func(*client.Client, *client.Package) error) (err error) {
+func (a *app) withEnclave(ctx context.Context, file, receiptTo string, use func(*client.Client, *client.Package) error) (err error) {
 	if err := a.checkEnclave(); err != nil {
 		return err
 	}
@@ -83,36 +87,46 @@ func (a *app) withEnclave(ctx context.Context, file, record string, use func(*cl
 		return err
 	}
 	defer p.Close()
-	if err := checkRecord(p, record); err != nil {
+	if err := checkReceipt(p, receiptTo); err != nil {
+		return err
+	}
+	if err := checkPartition(p); err != nil {
 		return err
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
-	enclave, err := launch.Local(ctx, launch.Config{Image: filepath.Join(beside, "enclave")})
+	c, stop, err := startLocal(ctx, filepath.Join(beside, "enclave"))
 	if err != nil {
 		return err
 	}
-	c := client.New(enclave.Dial)
-	defer func() {
-		c.Close()
-		err = errors.Join(err, enclave.Stop())
-	}()
+	defer func() { err = errors.Join(err, stop()) }()
 	return use(c, p)
 }
 
-// checkRecord finds out before anything runs whether the record can be written.
-func checkRecord(p *client.Package, record string) error {
-	if record == "" {
+// checkReceipt finds out before anything runs whether the receipt can be written.
+func checkReceipt(p *client.Package, receiptTo string) error {
+	if receiptTo == "" {
 		return nil
 	}
-	path, err := filepath.Abs(record)
+	path, err := filepath.Abs(receiptTo)
 	if err != nil {
-		return usage("", "--record %s: %v", record, err)
+		return usage("", "--receipt %s: %v", receiptTo, err)
 	}
-	if message, hint := p.CheckRecord(path); message != "" {
-		return usage(hint, "--record: %s", message)
+	if message, hint := p.CheckReceipt(path); message != "" {
+		return usage(hint, "--receipt: %s", message)
+	}
+	return nil
+}
+
+// checkPartition finds out before anything runs whether a local enclave can open what is sealed.
+func checkPartition(p *client.Package) error {
+	for _, s := range p.Sealed() {
+		if !strings.HasPrefix(s.Key, "arn:"+keys.PartitionDev+":") {
+			return usage("a local enclave opens what is sealed under keys of cloister dev key; have a copy sealed for development",
+				"%s: it is sealed under %s, which answers genuine enclaves alone", s.Asset, printable(s.Key))
+		}
 	}
 	return nil
 }
@@ -121,8 +135,8 @@ func checkRecord(p *client.Package, record string) error {
 type runReport struct {
 	Status status `json:"status"`
 	core.Result
-	Landed []client.Landing   `json:"landed"`
-	Record *receipt.Statement `json:"record,omitempty"`
+	Landed    []client.Landing   `json:"landed"`
+	Statement *receipt.Statement `json:"statement,omitempty"`
 }
 
 // conclude prints how a run ended and gives the failure that its outcome is. The job asked for
@@ -136,7 +150,7 @@ func (a *app) conclude(r *client.Report, asked []abi.Channel) error {
 			}
 		}
 	}
-	report := runReport{Result: r.Result, Landed: r.Landed, Record: r.Statement}
+	report := runReport{Result: r.Result, Landed: r.Landed, Statement: r.Statement}
 	if report.Landed == nil {
 		report.Landed = []client.Landing{}
 	}
@@ -227,6 +241,7 @@ func outcome(r core.Result) *failure {
 		}
 	case receipt.KeyRefused:
 		f.status = statusAttestation
+		f.hint = "the owner's key policy must name you and this image (cloister key-policy print); it may ask for an enclave that ran nothing before"
 	case receipt.Refused:
 		f.status, f.message = statusFailed, "an output is not what the job declares: "+r.Detail
 		if f.hint == "" {
@@ -263,6 +278,8 @@ func cure(f core.Fault) string {
 		return "check command.entrypoint in the job"
 	case core.FaultGone:
 		return "the application ended its executor, or used more than its limits; raise limits.memory or limits.processes"
+	case core.FaultKMS:
+		return "nothing was written; for a local enclave start the simulated KMS: cloister dev kms"
 	case core.FaultMachine:
 		return "cloister doctor says what this machine lacks; or limits.memory is very small"
 	}

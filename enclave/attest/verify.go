@@ -76,14 +76,32 @@ func Verify(doc []byte, options Options) (*Document, error) {
 // ClaimedTime is the time that a document claims to be from, before anything is verified: for a
 // document that is kept, and verified at its own time.
 func ClaimedTime(doc []byte) (time.Time, error) {
+	f, err := claims(doc)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return f.time, nil
+}
+
+// ClaimedModule is the module id that a document claims, before anything is verified: for an enclave
+// that asks its own module for its name.
+func ClaimedModule(doc []byte) (string, error) {
+	f, err := claims(doc)
+	if err != nil {
+		return "", err
+	}
+	return f.moduleID, nil
+}
+
+func claims(doc []byte) (*fields, error) {
 	message, err := open(doc)
 	if err == nil {
 		var f *fields
 		if f, err = parse(message.Payload); err == nil {
-			return f.time, nil
+			return f, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("attest: %w", err)
+	return nil, fmt.Errorf("attest: %w", err)
 }
 
 // verify takes the cheap rules first. Nothing of the document is believed before the last of

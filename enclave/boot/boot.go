@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/cloister-run/cloister/core"
@@ -20,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/core/space"
 	"github.com/cloister-run/cloister/enclave/api"
 	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/plugins/host"
 	"github.com/cloister-run/cloister/policies"
@@ -50,29 +49,44 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
 	}
+	nsm, err := p.openNSM()
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer func() { err = errors.Join(err, nsm.Close()) }()
+	moduleID, pcrs, err := identify(ctx, nsm)
+	if err != nil {
+		return fmt.Errorf("boot: asking the NSM who this enclave is: %w", err)
+	}
+	asks, err := p.openKMS(nsm)
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer func() { err = errors.Join(err, asks.Close()) }()
 	runner := core.New(core.Config{
 		Executors: executorHost{executors},
 		Policies:  policyEngine{engine},
 		Spaces:    space.NewMaker(image.State, m.distinct),
 		Ledger:    queue.NewLedger(m.forJobs()),
-		Realm:     p.Realm,
+		NSM:       nsm,
+		Keys:      kms{asks},
+		ModuleID:  moduleID,
+		PCRs:      pcrs.Hex(),
+		Realm:     string(p.Realm),
 		Version:   image.Version,
 	})
 	defer func() { err = errors.Join(err, runner.Close()) }()
-	enclave := wire.Enclave{Version: image.Version, Realm: p.Realm, Executors: installed(executors)}
-	return serve(ctx, api.New(api.Config{Runner: runner, Enclave: enclave, Log: log}), console)
+	enclave := wire.Enclave{Version: image.Version, Realm: string(p.Realm), Partition: p.KMS.Partition, Executors: installed(executors)}
+	return serve(ctx, api.New(api.Config{Runner: runner, Enclave: enclave, NSM: nsm, Log: log}), console)
 }
 
 // serve listens on the socket, and says on the console that it does.
 func serve(ctx context.Context, server *api.Server, console io.Writer) error {
-	l, err := net.Listen("unix", image.Socket)
+	l, err := vsock.ListenUnix(image.Socket)
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
 	}
 	defer l.Close()
-	if err := os.Chmod(image.Socket, 0o600); err != nil {
-		return fmt.Errorf("boot: %w", err)
-	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if _, err := fmt.Fprintln(console, image.Ready); err != nil {

@@ -6,7 +6,6 @@ var (
 	ParseProfile = parseProfile
 	ParseMemory  = parseMemory
 	EveryUser    = everyUser
-	IsRealm      = realm
 )
 
 // The rest of it.

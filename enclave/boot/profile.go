@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/keys"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -19,12 +21,30 @@ const maxProfile = 16 << 10
 // listenUnix makes the enclave listen on image.Socket.
 const listenUnix = "unix"
 
-// profile is the one measured file that fixes what an enclave trusts and where it listens.
+// nsmSocket takes the NSM at image.NSM, nsmDevice that of /dev/nsm.
+const (
+	nsmSocket = "socket"
+	nsmDevice = "device"
+)
+
+// profile is the one measured file that fixes what an enclave trusts and where it listens. An image that
+// trusts anything simulated has another profile than one that does not, and so other PCRs.
 type profile struct {
-	// Realm is what records say of where they were made.
-	Realm string `json:"realm"`
+	// Realm is whose word receipts are: "aws" for Nitro Enclaves, "local" for simulated ones.
+	Realm attest.Realm `json:"realm"`
 	// Listen is "unix".
 	Listen string `json:"listen"`
+	// NSM is "device", or "socket" in the realm "local".
+	NSM string     `json:"nsm"`
+	KMS kmsProfile `json:"kms"`
+}
+
+// kmsProfile says which KMS is asked for data keys.
+type kmsProfile struct {
+	// Partition is "cloister-dev" in the realm "local", and only there; else one of AWS's.
+	Partition string `json:"partition"`
+	// Endpoint is the URL of the KMS of cloister-dev. AWS's follow from the partition and the key.
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // readProfile reads the profile at path.
@@ -48,19 +68,31 @@ func parseProfile(raw []byte) (profile, error) {
 	if err := abi.DecodeExact(raw, maxProfile, &p); err != nil {
 		return profile{}, fmt.Errorf("profile: %w", err)
 	}
-	if !realm(p.Realm) {
-		return profile{}, fmt.Errorf("profile.realm: %.80q is not 1 to 32 of a-z, 0-9 and '-'", p.Realm)
-	}
-	if p.Listen != listenUnix {
-		return profile{}, fmt.Errorf("profile.listen: %.80q is not known", p.Listen)
+	if err := p.check(); err != nil {
+		return profile{}, fmt.Errorf("profile.%w", err)
 	}
 	return p, nil
 }
 
-func realm(s string) bool {
-	return s != "" && len(s) <= 32 && !strings.ContainsFunc(s, func(r rune) bool {
-		return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9')
-	})
+// check keeps what is simulated and what is not apart. What else is wrong with the KMS is for package
+// keys to say.
+func (p *profile) check() error {
+	local := p.Realm == attest.RealmLocal
+	switch {
+	case !local && p.Realm != attest.RealmAWS:
+		return fmt.Errorf("realm: %.80q is neither %q nor %q", p.Realm, attest.RealmAWS, attest.RealmLocal)
+	case p.Listen != listenUnix:
+		return fmt.Errorf("listen: %.80q is not known", p.Listen)
+	case p.NSM != nsmDevice && p.NSM != nsmSocket:
+		return fmt.Errorf("nsm: %.80q is neither %q nor %q", p.NSM, nsmDevice, nsmSocket)
+	case p.NSM == nsmSocket && !local:
+		return fmt.Errorf("nsm: %q is for the realm %q alone", nsmSocket, attest.RealmLocal)
+	case p.KMS.Partition == "", local != (p.KMS.Partition == keys.PartitionDev):
+		return fmt.Errorf("kms.partition: %.80q does not belong to the realm %q", p.KMS.Partition, p.Realm)
+	case local != (p.KMS.Endpoint != ""):
+		return fmt.Errorf("kms.endpoint: required in the realm %q, and refused elsewhere", attest.RealmLocal)
+	}
+	return nil
 }
 
 // machine is what the enclave finds around it.

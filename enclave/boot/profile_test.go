@@ -10,28 +10,52 @@ import (
 	"github.com/cloister-run/cloister/enclave/boot"
 )
 
-const good = `{"realm":"local","listen":"unix"}`
+const (
+	good       = `{"realm":"local","listen":"unix","nsm":"socket","kms":{"partition":"cloister-dev","endpoint":"http://kms.cloister-dev.internal"}}`
+	production = `{"realm":"aws","listen":"unix","nsm":"device","kms":{"partition":"aws"}}`
+)
+
+// with changes a profile in one place.
+func with(profile, old, by string) string {
+	if strings.Count(profile, old) != 1 {
+		panic(old + " is not once in " + profile)
+	}
+	return strings.Replace(profile, old, by, 1)
+}
 
 var profiles = []struct {
 	rule, raw string
 	ok        bool
 }{
 	{"the local one", good, true},
-	{"with spaces", " { \"realm\" : \"aws\", \"listen\" : \"unix\" }\n", true},
-	{"a realm with a hyphen", `{"realm":"aws-us-gov","listen":"unix"}`, true},
+	{"a local one on a machine with an NSM", with(good, "socket", "device"), true},
+	{"with spaces", " " + strings.ReplaceAll(good, ",", " ,\n\t") + "\n", true},
+	{"one for AWS", production, true},
+	{"one for AWS in China", with(production, `"partition":"aws"`, `"partition":"aws-cn"`), true},
 	{"nothing", "", false},
 	{"null", "null", false},
 	{"a list", "[]", false},
-	{"no realm", `{"listen":"unix"}`, false},
-	{"an empty realm", `{"realm":"","listen":"unix"}`, false},
-	{"a realm of two lines", `{"realm":"aws\nx","listen":"unix"}`, false},
-	{"a realm in capitals", `{"realm":"AWS","listen":"unix"}`, false},
-	{"a long realm", `{"realm":"` + strings.Repeat("a", 33) + `","listen":"unix"}`, false},
-	{"no listener", `{"realm":"aws"}`, false},
-	{"an unknown listener", `{"realm":"aws","listen":"tcp"}`, false},
-	{"an unknown field", `{"realm":"aws","listen":"unix","debug":true}`, false},
-	{"a field in capitals", `{"Realm":"aws","listen":"unix"}`, false},
-	{"a field twice", `{"realm":"aws","realm":"local","listen":"unix"}`, false},
+	{"no realm", with(good, `"realm":"local",`, ""), false},
+	{"an empty realm", with(good, `"local"`, `""`), false},
+	{"another realm", with(good, `"local"`, `"test"`), false},
+	{"a realm in capitals", with(production, `"realm":"aws"`, `"realm":"AWS"`), false},
+	{"no listener", with(good, `"listen":"unix",`, ""), false},
+	{"an unknown listener", with(good, "unix", "tcp"), false},
+	{"no NSM", with(good, `"nsm":"socket",`, ""), false},
+	{"an unknown NSM", with(good, "socket", "/dev/other"), false},
+	{"no KMS", with(production, `,"kms":{"partition":"aws"}`, ""), false},
+	{"AWS's realm with a simulated NSM", with(production, "device", "socket"), false},
+	{"AWS's realm with the simulated KMS", with(production, `{"partition":"aws"}`, `{"partition":"cloister-dev","endpoint":"http://127.0.0.1"}`), false},
+	{"AWS's realm with an endpoint", with(production, `"aws"}`, `"aws","endpoint":"https://kms.example"}`), false},
+	{"the local realm with AWS's KMS", with(good, "cloister-dev\"", "aws\""), false},
+	{"the local realm, AWS's KMS, no endpoint", with(with(good, "cloister-dev\"", "aws\""), `,"endpoint":"http://kms.cloister-dev.internal"`, ""), false},
+	{"the local realm without an endpoint", with(good, `,"endpoint":"http://kms.cloister-dev.internal"`, ""), false},
+	{"the local realm as AWS's", with(good, "local", "aws"), false},
+	{"AWS's realm as the local one", with(production, `"realm":"aws"`, `"realm":"local"`), false},
+	{"an unknown field", with(good, `"listen"`, `"debug":true,"listen"`), false},
+	{"an unknown field of the KMS", with(good, `"endpoint"`, `"insecure":true,"endpoint"`), false},
+	{"a field in capitals", with(good, `"realm"`, `"Realm"`), false},
+	{"a field twice", with(good, `"listen"`, `"realm":"local","listen"`), false},
 	{"something behind it", good + good, false},
 	{"too large", good + strings.Repeat(" ", boot.MaxProfile), false},
 }
@@ -66,7 +90,8 @@ func FuzzProfile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		p, err := boot.ParseProfile(raw)
-		if err == nil && (p.Listen != boot.ListenUnix || !boot.IsRealm(p.Realm)) || err != nil && p != (boot.Profile{}) {
+		simulated := p.NSM == "socket" || p.KMS.Partition == "cloister-dev" || p.KMS.Endpoint != ""
+		if err == nil && (p.Listen != boot.ListenUnix || p.Realm == "aws" && simulated) || err != nil && p != (boot.Profile{}) {
 			t.Errorf("%q: %+v, %v", raw, p, err)
 		}
 	})

@@ -95,7 +95,7 @@ func isBundle(source *tree.Source) bool {
 		return false // packing it says why
 	}
 	defer file.Close()
-	opening := make([]byte, envelope.OpeningSize)
+	opening := make([]byte, envelope.MagicSize)
 	n, _ := io.ReadFull(file, opening)
 	return envelope.IsBundle(opening[:n])
 }

@@ -24,8 +24,8 @@ func newOpening(header int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(header))
 }
 
-// OpeningSize is how many bytes [IsBundle] needs.
-const OpeningSize = len(magic)
+// MagicSize is how many bytes [IsBundle] needs.
+const MagicSize = len(magic)
 
 // IsBundle reports whether a file that begins so is a sealed bundle, of any version.
 func IsBundle(opening []byte) bool { return bytes.HasPrefix(opening, []byte(magic)) }

@@ -17,6 +17,9 @@ const (
 	Run = "/run/cloister"
 	// Socket is where a local enclave listens.
 	Socket = Run + "/api.sock"
+	// NSM and Door are sockets of whoever starts a local enclave: the simulated NSM, and the one way out.
+	NSM  = "/host/nsm.sock"
+	Door = "/host/door.sock"
 )
 
 // The files below Dir.
@@ -24,6 +27,7 @@ const (
 	Daemon    = "cloisterd"
 	Walls     = "walls"
 	Profile   = "profile.json"
+	Roots     = "roots.pem" // under which the KMS of AWS proves to be that; a local image has none
 	Executors = "executors"
 	Etc       = "etc"
 )

@@ -33,18 +33,7 @@ limits: {memory: 256MiB, disk: 16MiB, run: 1m}
 // enclave starts a local enclave for a benchmark.
 func enclave(b *testing.B) *client.Client {
 	b.Helper()
-	e, err := launch.Local(b.Context(), launch.Config{Image: filepath.Join(bin, "enclave")})
-	if err != nil {
-		b.Fatalf("%v (run `make build` first)", err)
-	}
-	c := client.New(e.Dial)
-	b.Cleanup(func() {
-		c.Close()
-		if err := e.Stop(); err != nil {
-			b.Error(err)
-		}
-	})
-	return c
+	return newClient(b, trust(startOf(b, launch.Simulation{Image: filepath.Join(bin, "enclave"), Home: newHome(b), KMS: noKMS})))
 }
 
 // pack writes a job with its files and prepares it.

@@ -77,7 +77,7 @@ func TestI6OtherJob(t *testing.T) {
 
 	// The search itself finds what there is.
 	control := newJob(t, mine+" "+mine+" control", seeker)
-	if _, err := control.run(t.Context(), t, e.Dial, client.Observer{}); err != nil {
+	if _, err := control.run(t.Context(), t, trust(e), client.Observer{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, place := range []string{"/proc/", "/cmdline", "/tmp/" + mine, "/work/tmp/" + mine} {
@@ -91,14 +91,14 @@ func TestI6OtherJob(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		_, err := other.run(ctx, t, e.Dial, client.Observer{})
+		_, err := other.run(ctx, t, trust(e), client.Observer{})
 		ended <- err
 	}()
 	pid := awaitReady(t, ended)
 
 	// This one looks for it, and signals all that it can.
 	seek := newJob(t, mine+" "+others+" go", seeker)
-	if _, err := seek.run(t.Context(), t, e.Dial, client.Observer{}); err != nil {
+	if _, err := seek.run(t.Context(), t, trust(e), client.Observer{}); err != nil {
 		t.Fatal(err)
 	}
 	if seek.out() != "\n" {

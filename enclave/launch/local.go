@@ -21,7 +21,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/proxy"
 	"github.com/cloister-run/cloister/plugins/sandbox"
 )
 
@@ -40,12 +42,17 @@ type Config struct {
 	// Image is the folder that `make build` fills: cloisterd, walls, profile.json, executors/,
 	// etc/. Required.
 	Image string
+	// NSM plays the enclave's Nitro Security Module. Required.
+	NSM attest.Handler
+	// Door is what the enclave may reach, and how. Required.
+	Door proxy.Config
 }
 
 // Enclave is a running local enclave. It is safe for concurrent use.
 type Enclave struct {
 	process *sandbox.Process
 	console *console
+	outside *outside
 	stop    sync.Once
 	stopErr error
 }
@@ -71,20 +78,25 @@ func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mou
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("%w: no answer within %v", ErrStart, startTimeout))
 	defer cancel()
-	c, out, err := newConsole()
+	o, err := serveOutside(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("launch: %w", err)
 	}
+	defer o.unname() // the enclave has them mounted by then, or will never
+	c, out, err := newConsole()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("launch: %w", err), o.close())
+	}
 	process, err := sandbox.Start(ctx, sandbox.Spec{
-		Init: filepath.Join(dir, image.Walls), Nested: true, Mounts: mounts,
+		Init: filepath.Join(dir, image.Walls), Nested: true, Mounts: append(mounts, o.mounts()...),
 		Path: image.Dir + "/" + image.Daemon, Dir: "/", Owner: -1, Stdout: out, Stderr: out,
 	})
 	_ = out.Close() // the enclave has its own
 	if err != nil {
 		c.close()
-		return nil, fmt.Errorf("launch: %w", err)
+		return nil, errors.Join(fmt.Errorf("launch: %w", err), o.close())
 	}
-	e := &Enclave{process: process, console: c}
+	e := &Enclave{process: process, console: c, outside: o}
 	if err := c.wait(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("launch: %w", err), e.Stop())
 	}
@@ -113,6 +125,7 @@ func (e *Enclave) Stop() error {
 		e.stopErr = e.process.Kill()
 		<-ended
 		e.console.close()
+		e.stopErr = errors.Join(e.stopErr, e.outside.close())
 	})
 	return e.stopErr
 }

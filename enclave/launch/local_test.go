@@ -37,21 +37,6 @@ func TestAsOrdinaryUser(t *testing.T) {
 	launchtest.AsOrdinaryUser(t, filepath.Dir(launchtest.Image(t)), nil)
 }
 
-// start starts an enclave that ends with the test.
-func start(t *testing.T) *launch.Enclave {
-	t.Helper()
-	e, err := launch.Local(t.Context(), launch.Config{Image: launchtest.Image(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return e
-}
-
 // job is a job in a folder of its own.
 type job struct{ dir, text string }
 
@@ -77,7 +62,7 @@ func newJob(t *testing.T, input, app string) job {
 	return job{dir, header}
 }
 
-func (j job) run(ctx context.Context, t *testing.T, dial client.Dial, o client.Observer) (*client.Report, error) {
+func (j job) run(ctx context.Context, t *testing.T, cfg client.Config, o client.Observer) (*client.Report, error) {
 	t.Helper()
 	spec, err := jobspec.Parse("job.yaml", []byte(j.text))
 	if err != nil {
@@ -88,7 +73,10 @@ func (j job) run(ctx context.Context, t *testing.T, dial client.Dial, o client.O
 		t.Fatal(err)
 	}
 	defer p.Close()
-	c := client.New(dial)
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer c.Close()
 	return c.Run(ctx, p, o, func(*client.Report) error { return nil })
 }
@@ -119,7 +107,9 @@ func TestConsole(t *testing.T) {
 }
 
 func TestNoImage(t *testing.T) {
-	_, err := launch.Local(t.Context(), launch.Config{Image: t.TempDir()})
+	cfg, _ := bare(t)
+	cfg.Image = t.TempDir()
+	_, err := launch.Local(t.Context(), cfg)
 	if !errors.Is(err, launch.ErrStart) {
 		t.Errorf("error %v, want %v", err, launch.ErrStart)
 	}
@@ -134,7 +124,9 @@ func TestFailureShowsTheReason(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(broken, "profile.json"), []byte(`{"realm":""}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := launch.Local(t.Context(), launch.Config{Image: broken})
+	cfg, _ := bare(t)
+	cfg.Image = broken
+	_, err := launch.Local(t.Context(), cfg)
 	if !errors.Is(err, launch.ErrStart) || !strings.Contains(err.Error(), "profile.realm") {
 		t.Errorf("error %v", err)
 	}
@@ -144,12 +136,13 @@ func TestContextEndsDuringStart(t *testing.T) {
 	stopped := errors.New("stopped")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stopped)
-	if _, err := launch.Local(ctx, launch.Config{Image: launchtest.Image(t)}); !errors.Is(err, stopped) {
+	cfg, _ := bare(t)
+	if _, err := launch.Local(ctx, cfg); !errors.Is(err, stopped) {
 		t.Errorf("error %v, want %v", err, stopped)
 	}
 	for _, after := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), after, stopped)
-		e, err := launch.Local(ctx, launch.Config{Image: launchtest.Image(t)})
+		e, err := launch.Local(ctx, cfg)
 		cancel()
 		switch {
 		case err == nil:
@@ -181,13 +174,15 @@ func TestStopTwice(t *testing.T) {
 
 // TestMissingPython: the fault is the runtime's, and the message names where one was sought.
 func TestMissingPython(t *testing.T) {
-	e, err := launch.WithoutMachine(t.Context(), launch.Config{Image: launchtest.Image(t)})
+	cfg, known := bare(t)
+	e, err := launch.WithoutMachine(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.Stop()
+	known.Dial = e.Dial
 	j := newJob(t, "", "")
-	report, err := j.run(t.Context(), t, e.Dial, client.Observer{})
+	report, err := j.run(t.Context(), t, known, client.Observer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +195,7 @@ func TestMissingPython(t *testing.T) {
 func TestUnknownExecutor(t *testing.T) {
 	j := newJob(t, "", "")
 	j.text = strings.Replace(header, "entrypoint:", "executor: cobol, entrypoint:", 1)
-	_, err := j.run(t.Context(), t, start(t).Dial, client.Observer{})
+	_, err := j.run(t.Context(), t, trust(start(t)), client.Observer{})
 	if err == nil || !strings.Contains(err.Error(), `"cobol" (installed: python)`) {
 		t.Errorf("error %v", err)
 	}
@@ -210,7 +205,7 @@ func TestUnknownExecutor(t *testing.T) {
 func TestI9KilledEnclave(t *testing.T) {
 	e := start(t)
 	j := newJob(t, "secret", "import shutil, sys, time; shutil.copy(sys.argv[1], sys.argv[2]); time.sleep(3600)")
-	_, err := j.run(t.Context(), t, e.Dial, client.Observer{Phase: func(p core.Phase) {
+	_, err := j.run(t.Context(), t, trust(e), client.Observer{Phase: func(p core.Phase) {
 		if p == core.Executing {
 			_ = unix.Kill(e.Pid(), unix.SIGKILL)
 		}
@@ -224,17 +219,19 @@ func TestI9KilledEnclave(t *testing.T) {
 // TestI9CutRelease: the connection breaks, or the enclave is killed, while an output arrives.
 func TestI9CutRelease(t *testing.T) {
 	const size = 8 << 20
-	for name, end := range map[string]func(*launch.Enclave, net.Conn){
-		"connection": func(_ *launch.Enclave, c net.Conn) { c.Close() },
-		"enclave":    func(e *launch.Enclave, _ net.Conn) { _ = unix.Kill(e.Pid(), unix.SIGKILL) },
+	for name, end := range map[string]func(*launch.Simulated, net.Conn){
+		"connection": func(_ *launch.Simulated, c net.Conn) { c.Close() },
+		"enclave":    func(e *launch.Simulated, _ net.Conn) { _ = unix.Kill(e.Pid(), unix.SIGKILL) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t)
 			j := newJob(t, "", "import sys; open(sys.argv[2], 'wb').write(b'x' * (8 << 20))")
-			_, err := j.run(t.Context(), t, func(ctx context.Context) (net.Conn, error) {
+			cfg := trust(e)
+			cfg.Dial = func(ctx context.Context) (net.Conn, error) {
 				c, err := e.Dial(ctx)
 				return &cutConn{Conn: c, left: size / 2, cut: func() { end(e, c) }}, err
-			}, client.Observer{})
+			}
+			_, err := j.run(t.Context(), t, cfg, client.Observer{})
 			if !errors.Is(err, client.ErrUnavailable) {
 				t.Errorf("error %v, want %v", err, client.ErrUnavailable)
 			}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/aws"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/wire"
+)
+
+// startLocal starts a local enclave of an image, and gives a client that trusts this image under the
+// development root of this user, and nothing else. stop ends both.
+func startLocal(ctx context.Context, image string) (c *client.Client, stop func() error, err error) {
+	home, err := openDevHome("")
+	if err != nil {
+		return nil, nil, err
+	}
+	kms, err := aws.DevKMS()
+	if err != nil {
+		return nil, nil, err
+	}
+	enclave, err := launch.Simulate(ctx, launch.Simulation{Image: image, Home: home, KMS: kms})
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err = client.New(client.Config{
+		Dial: enclave.Dial, Root: enclave.Root(), Realm: attest.RealmLocal, PCRs: enclave.PCRs(),
+		Credentials: credentials, Now: time.Now,
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, enclave.Stop())
+	}
+	return c, func() error {
+		c.Close()
+		return enclave.Stop()
+	}, nil
+}
+
+// credentials are those of the AWS configuration of this user.
+func credentials(ctx context.Context, partition string) (wire.Credentials, error) {
+	account, err := aws.Load(ctx, aws.Options{Partition: partition})
+	if err != nil {
+		return wire.Credentials{}, err
+	}
+	c, err := account.Credentials(ctx)
+	return wire.Credentials(c), err
+}

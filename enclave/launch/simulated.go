@@ -1,0 +1,76 @@
+package launch
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/proxy"
+)
+
+// devKMS is what a local enclave asks for when it asks its KMS (deploy/local/profile.json).
+const devKMS = "kms.cloister-dev.internal:80"
+
+// Simulation configures a local enclave with a simulated far end. Every field is required.
+type Simulation struct {
+	// Image is as in [Config].
+	Image string
+	// Home holds the development root that vouches for the enclave.
+	Home *devkit.Home
+	// KMS is the URL of the simulated KMS, over http: where the door leads.
+	KMS string
+}
+
+// Simulated is a local enclave, and how to know it.
+type Simulated struct {
+	*Enclave
+	root attest.Root
+	pcrs attest.PCRSet
+}
+
+// Root is the development root that vouches for the enclave.
+func (s *Simulated) Root() attest.Root { return s.root }
+
+// PCRs are those of the image that was started.
+func (s *Simulated) PCRs() attest.PCRSet { return s.pcrs }
+
+// Simulate measures an image, starts it as [Local] does, and plays the hypervisor: a module whose
+// documents are under the home's development root, and a door that leads to the simulated KMS.
+func Simulate(ctx context.Context, s Simulation) (*Simulated, error) {
+	u, err := url.Parse(s.KMS)
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" {
+		return nil, fmt.Errorf("launch: the simulated KMS: %.80q is no URL of http and a host", s.KMS)
+	}
+	address := net.JoinHostPort(u.Hostname(), orDefault(u.Port(), "80"))
+	dir, err := filepath.Abs(s.Image)
+	if err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	pcrs, err := devkit.Measure(dir)
+	if err != nil {
+		return nil, fmt.Errorf("launch: %w: %w", ErrStart, err)
+	}
+	e, err := Local(ctx, Config{
+		Image: dir,
+		NSM:   devkit.NewNSM(s.Home.CA(), pcrs, time.Now),
+		Door: proxy.Config{Allow: []string{devKMS}, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Simulated{Enclave: e, root: s.Home.CA().Root(), pcrs: pcrs}, nil
+}
+
+func orDefault(port, by string) string {
+	if port == "" {
+		return by
+	}
+	return port
+}
