@@ -2,17 +2,21 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/devkit"
 )
 
 // expectFlags say whose enclave is expected, and of which image.
 type expectFlags struct {
+	enclave     string
 	realm, root string
 	pcrs        [attest.MaxPCRs]string
 }
@@ -28,8 +32,9 @@ type expectation struct {
 
 func (f *expectFlags) add(c *cobra.Command) {
 	flags := c.Flags()
-	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" with --root`)
-	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's")
+	flags.StringVar(&f.enclave, "enclave", "", `"local": a simulated enclave of this machine's own image, under your own development root`)
+	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" for a simulated one`)
+	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's; for the realm local your own development root by default")
 	for i := range f.pcrs {
 		name := fmt.Sprintf("pcr%d", i)
 		flags.StringVar(&f.pcrs[i], name, "", fmt.Sprintf("the value of PCR%d, in hexadecimal", i))
@@ -44,8 +49,8 @@ func (f *expectFlags) expected() (expectation, error) {
 	if e.realm != attest.RealmAWS && e.realm != attest.RealmLocal {
 		return e, usage(`the realms are "aws" and "local"`, "--realm: there is no realm %q", f.realm)
 	}
-	if e.realm != attest.RealmAWS && f.root == "" {
-		return e, usage("name the development root that you trust: --root ROOT.pem", "--realm %s: no root is named", f.realm)
+	if f.enclave != "" {
+		return f.local()
 	}
 	expected := map[string]string{}
 	for i, value := range f.pcrs {
@@ -61,7 +66,10 @@ func (f *expectFlags) expected() (expectation, error) {
 	}
 	e.image = !slices.Contains(f.pcrs[:3], "")
 	if f.root == "" {
-		return e, nil
+		if e.realm == attest.RealmLocal {
+			e.root, err = developmentRoot()
+		}
+		return e, err
 	}
 	pem, err := client.ReadBounded(f.root, attest.MaxDocument)
 	if err == nil {
@@ -71,6 +79,45 @@ func (f *expectFlags) expected() (expectation, error) {
 		return e, usage("name one certificate in PEM", "--root: %s: %v", f.root, err)
 	}
 	return e, nil
+}
+
+// local is what a simulated enclave of this machine's own image is known by.
+func (f *expectFlags) local() (expectation, error) {
+	e := expectation{realm: attest.RealmLocal, image: true}
+	if f.enclave != "local" {
+		return e, usage(`this version knows "local" only; for another one give its PCRs`, "--enclave: there is no enclave %q", f.enclave)
+	}
+	if f.root != "" || strings.Join(f.pcrs[:], "") != "" {
+		return e, usage("leave --root and --pcr0 … out, or --enclave", "--enclave local says which root and PCRs are expected")
+	}
+	var err error
+	if e.pcrs, err = measureLocal(); err != nil {
+		return e, err
+	}
+	e.root, err = developmentRoot()
+	return e, err
+}
+
+// developmentRoot is this user's.
+func developmentRoot() (attest.Root, error) {
+	home, err := openDevHome("")
+	if err != nil {
+		return attest.Root{}, err
+	}
+	return home.CA().Root(), nil
+}
+
+// measureLocal measures the image of local enclaves, which is beside this command.
+func measureLocal() (attest.PCRSet, error) {
+	beside, err := here()
+	if err != nil {
+		return nil, err
+	}
+	pcrs, err := devkit.Measure(filepath.Join(beside, "enclave"))
+	if err != nil {
+		return nil, &failure{status: statusUnavailable, message: err.Error(), hint: "make build makes the image of local enclaves"}
+	}
+	return pcrs, nil
 }
 
 // ruleReport is what --json prints of what breaks a rule.
@@ -86,7 +133,7 @@ func broken(v *attest.Violation, hint string) *failure {
 	f := &failure{status: statusAttestation, message: v.Error(), hint: hint}
 	switch v.Rule {
 	case attest.RuleRoot, attest.RuleRealm:
-		f.hint = "if this is a simulated enclave, say so: --realm local --root ROOT.pem"
+		f.hint = "if this is a simulated enclave, say so: --enclave local, or --realm local --root ROOT.pem"
 	case attest.RuleDebug:
 		f.hint = "the enclave runs in debug mode, where its owner reads its memory; start it without"
 	}

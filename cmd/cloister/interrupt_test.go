@@ -80,7 +80,7 @@ func newPlace(t *testing.T, stays bool, big int64, policy ...string) *place {
 
 func (p *place) run(t *testing.T) *session {
 	t.Helper()
-	return onTerminal(t, p.dir, "run", "--enclave", "local", "--record", "record.json", "job.yaml")
+	return onTerminal(t, p.dir, "run", "--enclave", "local", "--receipt", "receipt.json", "job.yaml")
 }
 
 // nothingLeft makes sure that nothing of the run is: no process, no file, no byte of the input.

@@ -10,6 +10,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/aws"
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/keys"
 )
 
 const aboutKeyPolicy = `Print prints the key policy for a KMS key that assets are sealed under: data keys are released
@@ -20,7 +21,8 @@ Whoever may replace the policy of a key (kms:PutKeyPolicy) can open every door: 
 that one. Give it to few.`
 
 const exampleKeyPolicy = `  cloister key-policy print --account 111122223333 --user 444455556666 --pcr0 2d15… --pcr1 72d7… --pcr2 4955… >policy.json
-  aws kms put-key-policy --key-id 01234567-89ab-cdef-0123-456789abcdef --policy-name default --policy file://policy.json`
+  aws kms put-key-policy --key-id 01234567-89ab-cdef-0123-456789abcdef --policy-name default --policy file://policy.json
+  cloister key-policy print --enclave local --account 111122223333 --user 444455556666 >policy.json`
 
 const aboutLint = `Lint names every door that a key policy leaves open: each is a way to a data key outside of the
 enclave that is meant, or to the owner's name. A door counts as open unless the policy is sure
@@ -42,12 +44,14 @@ func (a *app) keyPolicyCommand() *cobra.Command {
 func (a *app) keyPolicyPrintCommand() *cobra.Command {
 	var spec aws.PolicySpec
 	pcrs := map[string]*string{}
+	var enclave string
 	c := &cobra.Command{
 		Use: "print --account ID --user ID --pcr0 HEX --pcr1 HEX --pcr2 HEX", Short: "Print the key policy to seal under",
 		Long: aboutKeyPolicy, Example: exampleKeyPolicy, Args: noArguments,
-		RunE: func(*cobra.Command, []string) error { return a.printKeyPolicy(spec, pcrs) },
+		RunE: func(*cobra.Command, []string) error { return a.printKeyPolicy(spec, enclave, pcrs) },
 	}
 	flags := c.Flags()
+	flags.StringVar(&enclave, "enclave", "", `"local": the image and the partition of simulated enclaves on this machine`)
 	flags.StringVar(&spec.Partition, "partition", "aws", `the key's: "aws", "aws-cn", "aws-us-gov", or "cloister-dev" for the simulated KMS`)
 	flags.StringVar(&spec.Account, "account", "", "your account, 12 digits (required)")
 	flags.StringArrayVar(&spec.Users, "user", nil, "account, user or role of an operator whose enclaves may open what is sealed (required; can be repeated)")
@@ -61,7 +65,7 @@ func (a *app) keyPolicyPrintCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) printKeyPolicy(spec aws.PolicySpec, pcrs map[string]*string) error {
+func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[string]*string) (err error) {
 	const help = "cloister key-policy print --help says what is needed"
 	given := map[string]string{}
 	for name, value := range pcrs {
@@ -69,8 +73,17 @@ func (a *app) printKeyPolicy(spec aws.PolicySpec, pcrs map[string]*string) error
 			given[name] = *value
 		}
 	}
-	if len(given) > 0 {
-		var err error
+	switch {
+	case enclave == "local" && len(given) == 0:
+		spec.Partition = keys.PartitionDev
+		if spec.PCRs, err = measureLocal(); err != nil {
+			return err
+		}
+	case enclave == "local":
+		return usage("leave --pcr0 … out, or --enclave", "--enclave local says which PCRs are trusted")
+	case enclave != "":
+		return usage(`this version knows "local" only; for another one give its PCRs`, "--enclave: there is no enclave %q", enclave)
+	case len(given) > 0:
 		if spec.PCRs, err = attest.ParsePCRSet(given); err != nil {
 			return usage(help, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		}

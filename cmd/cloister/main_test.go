@@ -73,6 +73,10 @@ func (s suite) run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	// What is simulated belongs to the tests, not to whoever runs them.
+	if err := os.Setenv("XDG_STATE_HOME", filepath.Join(beside, "state")); err != nil {
+		return 0, err
+	}
 	status := s.m.Run()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		left := below(os.Getpid())

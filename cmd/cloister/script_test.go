@@ -37,6 +37,10 @@ func TestScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: scripts(), UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireUniqueNames: true, RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_STATE_HOME", os.Getenv("XDG_STATE_HOME"))
+			return nil
+		},
 		Condition: func(name string) (bool, error) {
 			if name == "root" {
 				return os.Geteuid() == 0, nil

@@ -55,7 +55,7 @@ func onTerminalWith(t *testing.T, dir string, env []string, args ...string) *ses
 	master, slave := openTerminal(t)
 	s := &session{master: master, ended: make(chan error, 1), drained: make(chan struct{})}
 	s.cmd = exec.Command(filepath.Join(beside(t), "cloister"), args...)
-	s.cmd.Dir, s.cmd.Env = dir, append([]string{"HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"), "TERM=xterm"}, env...)
+	s.cmd.Dir, s.cmd.Env = dir, append([]string{"XDG_STATE_HOME=" + os.Getenv("XDG_STATE_HOME"), "HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"), "TERM=xterm"}, env...)
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := s.cmd.Start(); err != nil {

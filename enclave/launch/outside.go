@@ -45,9 +45,8 @@ func serveOutside(cfg Config) (*outside, error) {
 	} {
 		l, err := vsock.ListenUnix(filepath.Join(dir, name))
 		if err != nil {
-			err = fmt.Errorf("%w: a socket in %s: %w", ErrStart, dir, err) // TMPDIR may be too long for one
 			o.unname()
-			return nil, errors.Join(err, o.close())
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrStart, err), o.close())
 		}
 		o.servers.Go(func() error { return serve(ctx, l) })
 	}

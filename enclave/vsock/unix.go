@@ -5,25 +5,43 @@
 package vsock
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
 // ListenUnix listens on a Unix socket of mode 0600, and admits peers of this process's own user
-// alone: whoever else gets hold of the name, or is root in another namespace, is cut off.
+// alone: whoever else gets hold of the name, or is root in another namespace, is cut off. The path may be
+// longer than the kernel lets a socket's be (unix(7)). Its name stays when the listener is closed.
 func ListenUnix(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
+	l, err := listenUnix(path)
 	if err != nil {
-		return nil, fmt.Errorf("vsock: %w", err)
+		return nil, fmt.Errorf("vsock: listening at %s: %w", path, err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	return l, nil
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	folder, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: short})
+	if err != nil {
+		return nil, errors.Unwrap(err) // the rest names the short path
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(short, 0o600); err != nil {
 		_ = l.Close()
-		return nil, fmt.Errorf("vsock: %w", err)
+		return nil, err
 	}
-	return &own{l.(*net.UnixListener), os.Geteuid()}, nil
+	return &own{l, os.Geteuid()}, nil
 }
 
 // own is a listener that admits one user.
