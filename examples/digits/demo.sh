@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demonstration: an honest job, then a thief. Stops at the first thing that is not as expected.
+# The demonstration: a vendor and a laboratory seal what is theirs, an operator runs four honest jobs
+# over it, and a thief. Stops at the first thing that is not as expected.
 #
 #   demo.sh [WORK]    WORK is a folder to make and work in; out/demo of the checkout by default
 #
@@ -36,12 +37,41 @@ cloister() {
   cat last.txt
   [[ $got == "$want" ]] || fail "cloister $1 ended with status $got, expected $want"
 }
+# kept FILE ARGS…: runs the command and keeps what it prints in FILE.
+kept() {
+  local file=$1
+  shift
+  printf '$ cloister %s >%s\n' "$*" "$file"
+  "$cloister" "$@" >"$file" 2>last.txt </dev/null || fail "cloister $1 failed: $(cat last.txt)"
+}
 # nothing_left: neither in its folder nor in what was printed has the thief left anything.
 nothing_left() {
   local found
   found=$(find . -path ./stolen/\* -o -name 'model.stolen*')
   [[ -z $found ]] || fail "the thief got something out: $found"
   ! grep -qF "$loot" last.txt || fail "the thief got the model into what cloister printed"
+}
+# as ACCOUNT: from now on this shell is that account.
+as() {
+  show eval "\$(cloister dev account $1)"
+  eval "$("$cloister" dev account "$1" 2>/dev/null)"
+}
+# new_key ACCOUNT: makes a key whose data keys the operator's enclaves of this image get, and nobody else.
+new_key() {
+  as "$1"
+  kept "policy-$1.json" key-policy print --enclave local --account "$1" --user "$operator"
+  cloister 0 dev key --policy "policy-$1.json"
+  key=$(grep -o 'arn:cloister-dev:kms:[^ ]*' last.txt)
+}
+# seal FILE: seals what a bundle file says, under the key that was made last.
+seal() {
+  sed -i "s|^key: .*|key: $key|" "$1"
+  cloister 0 seal "$1" -o "$2"
+}
+# verified RECEIPT OUTCOME: the receipt holds, and says how the run ended.
+verified() {
+  cloister 0 receipt verify --enclave local "$1"
+  grep -qE "^outcome +$2" last.txt || fail "the receipt $1 does not say $2"
 }
 
 [[ -x $cloister ]] || fail "there is no $cloister" "build it with 'make build', or name another in CLOISTER"
@@ -52,7 +82,7 @@ fi
 rm -rf "$work"
 mkdir -p "$work"
 touch "$work/$marker"
-cp -r "$example"/{app,thief,data} "$example"/*.py "$example"/*.yaml "$work"
+cp -r "$example"/{app,thief,data,vendor,lab,jobs} "$example"/*.py "$work"
 cd "$work"
 echo "Working in $work"
 
@@ -60,33 +90,90 @@ say "1. Train a small model of handwritten digits, and hold scans back that it n
 py train.py --out .
 loot=$("$python" -c 'import base64; print(base64.b64encode(open("model.json", "rb").read(90)).decode())')
 
-say "2. Ask what the job would do: the policies say which channels they may ever release. Nothing runs."
-cloister 0 plan --enclave local job.yaml
+# Keys, accounts and the development root of this demonstration are its own.
+export XDG_STATE_HOME=$PWD/state
+vendor=111122223333 lab=222233334444 operator=444455556666
+"$cloister" dev kms --listen 127.0.0.1:0 >kms.txt 2>kms.log </dev/null &
+kms=$!
+trap 'kill $kms 2>/dev/null || true' EXIT
+for _ in {1..100}; do
+  ! grep -q http kms.txt || break
+  sleep 0.1
+done
+AWS_ENDPOINT_URL_KMS=$(grep -om1 'http://[^ ]*' kms.txt) || fail "the simulated KMS does not start: $(cat kms.log)"
+export AWS_ENDPOINT_URL_KMS
 
-say "3. Run it: Python inside the walls, and both policies judge what comes out before it leaves."
-cloister 0 run --enclave local --record out/record.json job.yaml
-show head -3 out/predictions.csv
-head -3 out/predictions.csv
-show cat out/stdout.log
-cat out/stdout.log
+say "2. The vendor makes a key that answers enclaves of this image alone, and seals application, model and scans,
+   each with a policy that goes wherever it goes."
+new_key $vendor
+for name in app evaluate model scans; do seal vendor/$name.yaml digits-$name.sealed; done
 
-say "4. Score the predictions against labels that never went into the enclave."
-py score.py --predictions out/predictions.csv --labels labels.csv --at-least 0.95
+say "3. A laboratory does the same with scans whose labels nobody else may see."
+mkdir reference
+cp scans/scans.csv labels.csv reference
+new_key $lab
+seal lab/reference.yaml digits-reference.sealed
 
-say "5. Now a thief: the same job, but its application hides the model in the predictions, prints it, writes
-   further files and tries the network. The policies deny, so nothing is written at all."
-cloister 3 run --enclave local --record record-thief.json thief.yaml
+say "4. The operator looks at what arrived: who sealed it, and what its policy lets out. No key is needed for that."
+as $operator
+cloister 0 inspect digits-model.sealed
+cloister 0 plan --enclave local jobs/2-scans.yaml
+
+say "5. First job: the vendor brings everything."
+cloister 0 run --enclave local --receipt out/1/receipt.json jobs/1-vendor.yaml
+verified out/1/receipt.json succeeded
+
+say "6. Second job: the vendor's application and model, the operator's scans. Both have a policy, and both must allow."
+cloister 0 run --enclave local --receipt out/2/receipt.json jobs/2-scans.yaml
+verified out/2/receipt.json succeeded
+show head -3 out/2/predictions.csv
+head -3 out/2/predictions.csv
+py score.py --predictions out/2/predictions.csv --labels labels.csv --at-least 0.95
+
+say "7. Third job: the vendor's application, the operator's model and scans."
+cloister 0 run --enclave local --receipt out/3/receipt.json jobs/3-model.yaml
+verified out/3/receipt.json succeeded
+
+say "8. Fourth job: vendor and laboratory, each with a key and a policy of its own. A score comes out, and nothing else."
+cloister 0 run --enclave local --receipt out/4/receipt.json jobs/4-lab.yaml
+verified out/4/receipt.json succeeded
+show cat out/4/score.csv
+cat out/4/score.csv
+awk -F, '$1 == "accuracy" && $2 >= 0.95 { ok = 1 } END { exit !ok }' out/4/score.csv || fail "the score is below 0.95"
+
+say "9. Fifth job: a thief. The operator's own application hides the sealed model in the predictions, prints it, writes
+   further files and tries the network. The model's policy denies; the operator sees one code of it."
+cloister 3 run --enclave local --receipt receipt-thief.json jobs/5-thief.yaml
+grep -q 'error: denied at egress: columns$' last.txt || fail "the operator does not see the one code"
 nothing_left
+verified receipt-thief.json denied
 
-say "6. The thief again, now with a byte of the model as its exit status. The operator learns that the job
-   did not succeed, never the number, and again nothing is written."
-cloister 3 run --enclave local --record record-thief-exit.json thief-exit.yaml
+say "10. The thief again, with a byte of the model as its exit status: the operator learns that it failed, and no number."
+cloister 1 run --enclave local --receipt receipt-thief-exit.json jobs/5-thief-exit.yaml
 nothing_left
+verified receipt-thief-exit.json failed
 
-say "7. What was decided, and how many bytes left by which channel, is in the record of each run."
-py record.py out/record.json --outcome succeeded
-py record.py record-thief.json --outcome denied
+say "11. A receipt with one byte changed is none."
+py -c 'import sys
+text = open("out/2/receipt.json").read()
+at = text.index("payload\":\"") + 200
+print("byte %d" % at)
+open("forged.json", "w").write(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1:])'
+cloister 4 receipt verify --enclave local forged.json
 
-say "Done. The honest job returned $(wc -l <out/predictions.csv) lines of predictions; the thief, with the same inputs, returned nothing.
-The enclave was SIMULATED: a process on this machine, which protects nothing from its owner.
+say "12. The operator asks the KMS for the model's data key, outside of any enclave."
+kept model-header.json inspect --json digits-model.sealed
+py decrypt.py model-header.json || fail "the KMS did not refuse"
+
+say "13. The operator runs a cloisterd with one byte more. It measures differently, and the KMS gives it nothing."
+cp -r "$(dirname "$cloister")" changed
+printf x >>changed/enclave/cloisterd
+genuine=$cloister cloister=$PWD/changed/cloister
+cloister 4 run --enclave local --receipt receipt-changed.json jobs/2-scans.yaml
+grep -q AccessDeniedException last.txt || fail "it is not the KMS that refused"
+cloister=$genuine
+cloister 4 receipt verify --enclave local receipt-changed.json
+
+say "Done. Four honest jobs returned what their owners' policies allow; the thief, with the same model, returned nothing.
+The enclave and the KMS were SIMULATED: processes on this machine, which protect nothing from its owner.
 Everything is in $work"
