@@ -71,7 +71,7 @@ func printRun(w io.Writer, r *receipt.Run) {
 		row("consented", "%s", c)
 	}
 	for _, d := range r.Decisions {
-		row(string(d.Point), "%s", verdict(d, len(r.Policies)))
+		row(string(d.Point), "%s", verdict(d, r.Policies))
 	}
 	for _, a := range r.Released {
 		row("released", "%s: %s, %d bytes in %d files, %s", a.Channel, a.Kind, a.Bytes, a.Files, a.Digest)
@@ -93,13 +93,18 @@ func describeAsset(a abi.Asset) string {
 }
 
 // verdict says how a decision went.
-func verdict(d receipt.Decision, policies int) string {
+func verdict(d receipt.Decision, policies []abi.PolicyRef) string {
 	if d.Policy == nil {
-		return "denied: " + unnamed(d.Point, policies)
+		return "denied: " + unnamed(d.Point, len(policies))
 	}
-	text := fmt.Sprintf("policy %d denied", *d.Policy)
+	text := fmt.Sprintf("policy %d", *d.Policy)
+	if asset := policies[*d.Policy].Asset; asset != "" {
+		text += ", sealed with " + asset + ","
+	}
 	if d.Allow {
-		text = fmt.Sprintf("policy %d allowed", *d.Policy)
+		text += " allowed"
+	} else {
+		text += " denied"
 	}
 	if d.Code != "" {
 		text += " (" + d.Code + ")"

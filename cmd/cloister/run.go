@@ -182,8 +182,11 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 	if len(run.Policies) == 0 {
 		say(w, "policies  none: everything that the job declares may leave\n")
 	}
+	for _, k := range run.Keys {
+		say(w, "unsealed  %s, by a key that the KMS released in request %s\n", k.Asset, printable(k.RequestID))
+	}
 	for _, d := range run.Decisions {
-		say(w, "%-9s %s\n", d.Point, printable(verdict(d, len(run.Policies))))
+		say(w, "%-9s %s\n", d.Point, printable(verdict(d, run.Policies)))
 	}
 	for _, l := range r.Landed {
 		say(w, "released  %s, %d bytes, to %s\n", l.Channel, l.Bytes, printable(l.Path))

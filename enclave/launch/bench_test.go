@@ -236,3 +236,46 @@ func across(b *testing.B, file string, serve func(net.Listener) error, send func
 	}
 	return took
 }
+
+// sealedNoOpJob is noOpJob with an input, so that the same job can have it plain or sealed.
+const sealedNoOpJob = `version: 1
+name: no-op
+application: {from: ./app, command: {entrypoint: main.py}}
+inputs: {data: {from: %s}}
+policies:
+  - {module: ./size-cap.wasm, config: {max_total_bytes: 100}}
+  - {module: ./size-cap.wasm, config: {max_total_bytes: 200}}
+limits: {memory: 256MiB, disk: 16MiB, run: 1m}
+`
+
+// BenchmarkSealedNoOpJob compares an empty job with a plain input with the same job whose input is sealed
+// with a policy: header, policy, key from the local KMS, and opening. Both alternate.
+func BenchmarkSealedNoOpJob(b *testing.B) {
+	w := newWorld(b)
+	e := startOf(b, launch.Simulation{Image: filepath.Join(bin, "enclave"), Home: w.home, KMS: w.kms})
+	key := w.key(b, e.PCRs(), true)
+	fill := func(dir string) {
+		if err := os.WriteFile(filepath.Join(dir, "data"), []byte("data"), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		w.seal(b, key, filepath.Join(dir, "data"), filepath.Join(bin, "library", "size-cap.wasm"), `{"max_total_bytes": 100}`, filepath.Join(dir, "data.sealed"))
+	}
+	plain, sealed := pack(b, fmt.Sprintf(sealedNoOpJob, "data"), fill), pack(b, fmt.Sprintf(sealedNoOpJob, "data.sealed"), fill)
+	c := newClient(b, w.trust(b, e))
+	var without, with time.Duration
+	runJob(b, c, plain) // warms the enclave
+	runJob(b, c, sealed)
+	for b.Loop() {
+		start := time.Now()
+		runJob(b, c, plain)
+		without += time.Since(start)
+		start = time.Now()
+		runJob(b, c, sealed)
+		with += time.Since(start)
+	}
+	ms := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(b.N) }
+	b.ReportMetric(ms(without), "plain-ms")
+	b.ReportMetric(ms(with), "sealed-ms")
+	b.ReportMetric(ms(with-without), "more-ms")
+	b.ReportMetric(0, "ns/op")
+}

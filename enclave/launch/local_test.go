@@ -48,7 +48,7 @@ outputs: {out: {save_to: out}}
 limits: {memory: 512MiB, disk: 16MiB}
 `
 
-func newJob(t *testing.T, input, app string) job {
+func newJob(t testing.TB, input, app string) job {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "app"), 0o755); err != nil {
