@@ -14,6 +14,8 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/aws"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/wire"
@@ -37,6 +39,12 @@ func asFailure(ctx context.Context, err error) *failure {
 	}
 	if missing, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
 		return &failure{status: statusUnavailable, message: missing.Error(), hint: missing.Cure}
+	}
+	if violation, ok := errors.AsType[*attest.Violation](err); ok {
+		return &failure{status: statusAttestation, message: err.Error(), hint: broken(violation, "do not use this enclave; nothing was written").hint}
+	}
+	if refused, ok := errors.AsType[*aws.Error](err); ok {
+		return kmsFailure(refused)
 	}
 	f := &failure{status: statusUnavailable, message: err.Error()}
 	switch {
@@ -62,6 +70,8 @@ func refusal(e *wire.Error) *failure {
 	switch e.Code {
 	case wire.Invalid:
 		f.status, f.hint = statusUsage, "correct the job or what it names; nothing ran"
+	case wire.NoKey:
+		f.status = statusAttestation
 	case wire.NoRoom:
 		f.hint = "lower limits.memory or limits.disk in the job, or wait until another job is done"
 	case wire.Stopping:

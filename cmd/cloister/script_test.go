@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": exits, "policy": makePolicy, "bare": makeBare, "snapshot": snapshot, "unchanged": unchanged,
 			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse,
+			"kms": serveKMS, "account": becomeAccount, "fill": fill, "flip": flip, "cut": cut,
 		},
 	})
 }
