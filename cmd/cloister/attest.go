@@ -4,7 +4,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,14 +121,19 @@ func (a *app) printDocument(doc *attest.Document, matched bool) {
 	}
 	w := a.stdout
 	_, _ = fmt.Fprintf(w, "realm     %s\nmodule    %s\ntime      %s\n", r.Realm, printable(r.ModuleID), r.Time)
-	for i := range attest.MaxPCRs {
-		if value, ok := r.PCRs[strconv.Itoa(i)]; ok {
-			_, _ = fmt.Fprintf(w, "PCR%-6d %s\n", i, value)
-		}
-	}
+	sayPCRs(w, r.PCRs)
 	if matched {
 		_, _ = fmt.Fprintln(w, "matched   the PCRs that were given")
 	} else {
 		_, _ = fmt.Fprintln(w, "matched   nothing: PCR0, PCR1 and PCR2 were not all given")
+	}
+}
+
+// sayPCRs lists the registers that something was measured into.
+func sayPCRs(w io.Writer, pcrs map[string]string) {
+	for i := range attest.MaxPCRs {
+		if value := pcrs[strconv.Itoa(i)]; strings.Trim(value, "0") != "" {
+			say(w, "PCR%-6d %s\n", i, value)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"github.com/cloister-run/cloister/core/receipt"
@@ -26,11 +25,7 @@ func (a *app) printVerified(r receiptReport, outputs []heldOutput) {
 	} else {
 		say(w, "image     NOT CHECKED: PCR0, PCR1 and PCR2 were not all given, and any enclave can attest any receipt\n")
 	}
-	for i := range attest.MaxPCRs {
-		if value, ok := r.PCRs[strconv.Itoa(i)]; ok {
-			say(w, "PCR%-6d %s\n", i, value)
-		}
-	}
+	sayPCRs(w, r.PCRs)
 	printRun(w, &r.Statement.Predicate)
 	for _, o := range outputs {
 		say(w, "compared  %s: %s is what was released\n", line(string(o.channel)), line(o.path))

@@ -248,7 +248,7 @@ func TestReceiptShow(t *testing.T) {
 		"asset     application: application, tree, 7 bytes, sealed by arn:owner, sha256:",
 		"asset     inputs.scans: input, tree, 8 bytes, the operator's own, sha256:",
 		"key       application: arn:owner, request request-1", "policy    0 of arn:owner for application: module sha256:",
-		"consented outputs.tree", "admit     policy 0 allowed", "egress    policy 0 allowed",
+		"consented outputs.tree", "admit     policy 0, sealed with application, allowed", "egress    policy 0, sealed with application, allowed",
 		"released  outputs.predictions: file, 9 bytes in 1 files, sha256:",
 	} {
 		if !strings.Contains(out, "\n"+want) || !strings.Contains(verified, "\n"+want) {
