@@ -33,11 +33,17 @@ var authority = sync.OnceValues(func() (*devca.CA, error) { return devca.New(tim
 // Root is the root of the documents that fakes make.
 func Root(t testing.TB) attest.Root {
 	t.Helper()
+	return Authority(t).Root()
+}
+
+// Authority is the development root itself.
+func Authority(t testing.TB) *devca.CA {
+	t.Helper()
 	ca, err := authority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca.Root()
+	return ca
 }
 
 // PCRs are those of every fake enclave.
@@ -57,11 +63,7 @@ var _ core.NSM = (*NSM)(nil)
 // NewNSM is the module of a fake enclave with [PCRs], under [Root].
 func NewNSM(t testing.TB) *NSM {
 	t.Helper()
-	ca, err := authority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &NSM{module: devkit.NewNSM(ca, PCRs(), time.Now), failure: map[string]error{}}
+	return &NSM{module: devkit.NewNSM(Authority(t), PCRs(), time.Now), failure: map[string]error{}}
 }
 
 // ModuleID is the module's.

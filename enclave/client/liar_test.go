@@ -8,11 +8,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +28,7 @@ import (
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/envelope"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -50,10 +55,17 @@ type liar struct {
 	attest func(nonce []byte) ([]byte, error)
 	// seal changes the receipt once it was made.
 	seal func([]byte) []byte
+	// job is the job file [jobText]; now is the client's clock [time.Now].
+	job string
+	now func() time.Time
 
+	mu        *sync.Mutex
 	nsm       *coretest.NSM
 	submitted wire.Submit
 	modules   int // that were sent
+	calls     []string
+	fronts    map[string][]byte
+	secrets   []string // every credential that was sent
 	assets    map[string]tree.Summary
 	deleted   bool
 }
@@ -106,12 +118,37 @@ func (l *liar) routes(t *testing.T) http.Handler {
 	})
 	mux.HandleFunc("POST "+wire.JobsPath, func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewDecoder(r.Body).Decode(&l.submitted)
-		answer(w, wire.Submitted{Token: "token"})
+		got := wire.Submitted{Token: "token"}
+		for _, claim := range l.submitted.Assets {
+			if claim.Front != "" {
+				got.Fronts = append(got.Fronts, claim.Name)
+			}
+		}
+		answer(w, got)
+	})
+	mux.HandleFunc("PUT "+wire.FrontPath+"{asset}", func(_ http.ResponseWriter, r *http.Request) {
+		front, _ := io.ReadAll(r.Body)
+		l.fronts = map[string][]byte{r.PathValue("asset"): front}
+	})
+	mux.HandleFunc("PUT "+wire.CredentialsPath, func(_ http.ResponseWriter, r *http.Request) {
+		raw, _ := io.ReadAll(r.Body)
+		l.secrets = append(l.secrets, string(raw))
 	})
 	mux.HandleFunc("GET "+wire.AdmitPath, func(w http.ResponseWriter, _ *http.Request) { answer(w, wire.Admission{}) })
 	received, told := make(chan struct{}), make(chan struct{})
 	mux.HandleFunc("PUT "+wire.ModulePath+"{digest}", func(http.ResponseWriter, *http.Request) { l.modules++ })
+	l.assets = map[string]tree.Summary{}
 	mux.HandleFunc("PUT "+wire.AssetPath+"{asset}", func(w http.ResponseWriter, r *http.Request) {
+		if l.fronts[r.PathValue("asset")] != nil {
+			h := sha256.New()
+			n, err := io.Copy(h, r.Body)
+			if err != nil { // an honest enclave ends the job then
+				l.outcome = receipt.Cancelled
+			}
+			l.assets[r.PathValue("asset")] = tree.Summary{Digest: tree.Hex(h.Sum(nil)), Bytes: n}
+			close(received)
+			return
+		}
 		dir, err := os.OpenRoot(t.TempDir())
 		if err != nil {
 			t.Error(err)
@@ -122,8 +159,10 @@ func (l *liar) routes(t *testing.T) http.Handler {
 		if err != nil {
 			return // the client let go, as it may
 		}
-		l.assets = map[string]tree.Summary{r.PathValue("asset"): sum}
-		close(received)
+		l.assets[r.PathValue("asset")] = sum
+		if len(l.fronts) == 0 {
+			close(received)
+		}
 		if l.late {
 			<-told
 		}
@@ -147,10 +186,19 @@ func (l *liar) routes(t *testing.T) http.Handler {
 	})
 	mux.HandleFunc("DELETE "+wire.JobPath, func(http.ResponseWriter, *http.Request) { l.deleted = true })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		l.note(r)
 		if l.handle == nil || !l.handle(w, r) {
 			mux.ServeHTTP(w, r)
 		}
 	})
+}
+
+// note keeps the kind of a call, in the order in which they came.
+func (l *liar) note(r *http.Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	parts := strings.Split(r.URL.Path, "/")
+	l.calls = append(l.calls, r.Method+" "+parts[min(len(parts)-1, 4)])
 }
 
 // receipt is the statement with its own enclave's document over it.
@@ -187,8 +235,12 @@ func (l *liar) statement(t *testing.T) []byte {
 		Consented: []abi.Channel{"outputs.file", "outputs.tree"}, Policies: []abi.PolicyRef{}, Decisions: []receipt.Decision{},
 		Outcome: l.outcome, Assets: []abi.Asset{}, Released: []abi.Artifact{},
 	}
-	for name, sum := range l.assets {
+	for _, name := range slices.Sorted(maps.Keys(l.assets)) {
+		sum := l.assets[name]
 		run.Assets = append(run.Assets, abi.Asset{Name: name, Verified: true, Digest: sum.Digest, Bytes: sum.Bytes})
+	}
+	for name, front := range l.fronts {
+		l.unseal(t, &run, name, front)
 	}
 	if l.outcome == receipt.Succeeded {
 		run.Released = []abi.Artifact{
@@ -206,6 +258,24 @@ func (l *liar) statement(t *testing.T) []byte {
 	return raw
 }
 
+// unseal states of a sealed asset what an honest enclave would.
+func (l *liar) unseal(t *testing.T, run *receipt.Run, name string, front []byte) {
+	t.Helper()
+	b, err := envelope.Read(bytes.NewReader(front))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(run.Assets, func(a abi.Asset) bool { return a.Name == name })
+	run.Assets[i].Sealed, run.Assets[i].Owner = true, b.Header.Key
+	module, config := sha256.Sum256(b.Module), sha256.Sum256(b.Header.Policy.Config)
+	run.Keys = []receipt.Key{{Asset: name, Key: b.Header.Key, RequestID: "request"}}
+	run.Policies = []abi.PolicyRef{{Owner: b.Header.Key, Asset: name, Module: tree.Hex(module[:]), Config: tree.Hex(config[:])}}
+	first := 0
+	for _, point := range []abi.Point{abi.Admit, abi.Ingress, abi.Egress} {
+		run.Decisions = append(run.Decisions, receipt.Decision{Point: point, Policy: &first, Allow: true})
+	}
+}
+
 // meet runs the job of dir in the enclave that l is.
 func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*client.Report) error) (*client.Report, error) {
 	t.Helper()
@@ -218,11 +288,16 @@ func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*cl
 	if l.tree == nil {
 		l.tree, _ = honestTree(t)
 	}
-	l.nsm = coretest.NewNSM(t)
+	l.nsm, l.mu = coretest.NewNSM(t), new(sync.Mutex)
 	if l.attest == nil {
 		l.attest = func(nonce []byte) ([]byte, error) { return attest.ForClient(context.Background(), l.nsm, nonce) }
 	}
-	socket := filepath.Join(t.TempDir(), "s")
+	folder, err := os.MkdirTemp("", "liar") // a short name: a socket's is limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(folder)
+	socket := filepath.Join(folder, "s")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -233,13 +308,20 @@ func (l *liar) meet(ctx context.Context, t *testing.T, dir string, keep func(*cl
 	var d net.Dialer
 	c, err := client.New(client.Config{
 		Dial: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) },
-		Root: coretest.Root(t), Realm: attest.RealmLocal, PCRs: coretest.PCRs(),
+		Root: coretest.Root(t), Realm: attest.RealmLocal, PCRs: coretest.PCRs(), Now: l.now,
+		Credentials: func(context.Context, string) (wire.Credentials, error) {
+			return wire.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "wJalrXUtnFEMI"}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	p := prepare(t, dir)
+	text := l.job
+	if text == "" {
+		text = jobText
+	}
+	p := prepareText(t, dir, text)
 	defer p.Close()
 	if keep == nil {
 		keep = func(*client.Report) error { return nil }
@@ -257,7 +339,12 @@ func newJob(t *testing.T) (dir string) {
 
 func prepare(t *testing.T, dir string) *client.Package {
 	t.Helper()
-	job, err := jobspec.Parse("job.yaml", []byte(jobText))
+	return prepareText(t, dir, jobText)
+}
+
+func prepareText(t *testing.T, dir, text string) *client.Package {
+	t.Helper()
+	job, err := jobspec.Parse("job.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

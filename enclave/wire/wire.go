@@ -26,7 +26,7 @@ const (
 	ModulePath      = "/v1/jobs/{id}/modules/"    // PUT DIGEST, the module
 	FrontPath       = "/v1/jobs/{id}/fronts/"     // PUT ASSET, what stands in the open in its bundle
 	AdmitPath       = "/v1/jobs/{id}/admission"   // GET: Admission, once it is decided
-	CredentialsPath = "/v1/jobs/{id}/credentials" // PUT Credentials, once the job is admitted
+	CredentialsPath = "/v1/jobs/{id}/credentials" //nolint:gosec // PUT Credentials, once the job is admitted: a path, no secret
 	AssetPath       = "/v1/jobs/{id}/assets/"     // PUT ASSET, a tar stream or a sealed bundle
 	PhasesPath      = "/v1/jobs/{id}/phases"      // GET: one Progress a line, until the job is done
 	ReceiptPath     = "/v1/jobs/{id}/receipt"     // GET: the receipt
