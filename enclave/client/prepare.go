@@ -115,14 +115,6 @@ func (p *Package) policies() []abi.PolicyRef {
 	return refs
 }
 
-// owner is the key of a sealed asset, empty for a plain one.
-func (p *Package) owner(asset string) string {
-	if s := p.sealed[asset]; s != nil {
-		return s.bundle.Header.Key
-	}
-	return ""
-}
-
 // total is how many bytes are to be sent, about.
 func (p *Package) total() (n int64) {
 	for _, claim := range p.claims {

@@ -243,7 +243,7 @@ func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error 
 	verified := map[string]bool{}
 	for _, a := range run.Assets {
 		sum, ok := sent[a.Name]
-		if ok && a.Verified && (a.Digest != sum.Digest || a.Owner != p.owner(a.Name) || a.Sealed != (a.Owner != "")) {
+		if ok && a.Verified && a.Digest != sum.Digest {
 			return fmt.Errorf("%w: %s is not what was sent", ErrMismatch, a.Name)
 		}
 		verified[a.Name] = ok && a.Verified

@@ -88,15 +88,15 @@ func TestI5_NothingIsSentToAnEnclaveThatIsNotTheOneMeant(t *testing.T) {
 	})
 }
 
-// forge makes a receipt's document that of another module, under the root of tests.
-func forge(t *testing.T, raw []byte, id string) []byte {
+// forge makes a receipt's document that of a module with these PCRs, under the root of tests.
+func forge(t *testing.T, raw []byte, id string, pcrs attest.PCRSet) []byte {
 	t.Helper()
 	statement, _, err := receipt.Decode(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
 	document, err := coretest.Authority(t).Sign(devca.Claims{
-		ModuleID: id, Time: time.Now(), PCRs: coretest.PCRs(), UserData: attest.UserData(attest.KindReceipt, receipt.Message(statement)),
+		ModuleID: id, Time: time.Now(), PCRs: pcrs, UserData: attest.UserData(attest.KindReceipt, receipt.Message(statement)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -128,9 +128,17 @@ func TestAReceiptThatIsNotTheEnclavesLandsNothing(t *testing.T) {
 			_, document, _ := receipt.Decode(raw)
 			return bytes.Replace(raw, []byte(base64.StdEncoding.EncodeToString(document)), nil, 1)
 		}},
-		"another enclave, by its document": {seal: func(raw []byte) []byte { return forge(t, raw, other) }},
+		"another enclave, by its document": {seal: func(raw []byte) []byte { return forge(t, raw, other, coretest.PCRs()) }},
 		"another enclave of the same image": {record: func(r *receipt.Run) { r.Enclave.ModuleID = other },
-			seal: func(raw []byte) []byte { return forge(t, raw, other) }},
+			seal: func(raw []byte) []byte { return forge(t, raw, other, coretest.PCRs()) }},
+		"another image": {seal: func(raw []byte) []byte {
+			s, _, _ := receipt.Decode(raw)
+			stated, err := receipt.Read(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return forge(t, raw, stated.Predicate.Enclave.ModuleID, attest.PCRSet{0: {9}, 1: {2}, 2: {3}})
+		}},
 		"another realm": {record: func(r *receipt.Run) { r.Enclave.Realm = string(attest.RealmAWS) }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,3 +26,6 @@ const (
 	MaxElements = maxElements
 	MaxAnswer   = maxAnswer
 )
+
+// Spare is how many single-use keys lie ready.
+func Spare(k *KMS) int { return len(k.spares.ready) }
