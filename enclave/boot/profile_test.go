@@ -46,6 +46,7 @@ var profiles = []struct {
 	{"no KMS", with(production, `,"kms":{"partition":"aws"}`, ""), false},
 	{"AWS's realm with a simulated NSM", with(production, "device", "socket"), false},
 	{"AWS's realm with the simulated KMS", with(production, `{"partition":"aws"}`, `{"partition":"cloister-dev","endpoint":"http://127.0.0.1"}`), false},
+	{"AWS's realm with the simulated partition", with(production, `"partition":"aws"`, `"partition":"cloister-dev"`), false},
 	{"AWS's realm with an endpoint", with(production, `"aws"}`, `"aws","endpoint":"https://kms.example"}`), false},
 	{"the local realm with AWS's KMS", with(good, "cloister-dev\"", "aws\""), false},
 	{"the local realm, AWS's KMS, no endpoint", with(with(good, "cloister-dev\"", "aws\""), `,"endpoint":"http://kms.cloister-dev.internal"`, ""), false},
