@@ -19,8 +19,8 @@ import (
 // ErrLanding: the results arrived and could not be written.
 var ErrLanding = errors.New("cannot write the results")
 
-// ErrMismatch: what the enclave released is not what its record says.
-var ErrMismatch = errors.New("what arrived is not what the record says")
+// ErrMismatch: what the enclave says or released is not what was sent, or not what its receipt says.
+var ErrMismatch = errors.New("what arrived is not what the receipt says")
 
 // destination is where the artifact of a channel lands.
 type destination struct {
@@ -112,7 +112,7 @@ func (s *staged) discard() {
 }
 
 // stage takes what is released beside its destination, whose folder exists, and holds it
-// against the record.
+// against the receipt.
 func (d destination) stage(ctx context.Context, want abi.Artifact, from io.Reader) (_ *staged, err error) {
 	if (want.Kind == "tree") != d.tree {
 		return nil, fmt.Errorf("%w: %s is a %s", ErrMismatch, d.channel, want.Kind)
