@@ -32,6 +32,99 @@ func (a *app) policyCommand() *cobra.Command {
 		},
 	}
 	pack.Flags().StringVarP(&out, "out", "o", "", "the file to write; may be the module itself")
-	policy.AddCommand(pack)
+	policy.AddCommand(pack, a.policyCheckCommand(), a.policyTestCommand(), a.policyEvalCommand(), a.policyBenchCommand(), a.policyDiffCommand())
 	return policy
+}
+
+const aboutCheck = `Check loads a policy as an enclave does, and prints what it is: size, imports, exports, the codes
+that it can answer, and whether it takes a configuration. --config holds one against its schema.
+Exit status: 0 an enclave takes it · 2 it does not`
+
+func (a *app) policyCheckCommand() *cobra.Command {
+	var config string
+	c := &cobra.Command{
+		Use: "check POLICY.wasm", Short: "Say what a policy is, and whether an enclave takes it", Long: aboutCheck,
+		Example: "  cloister policy check mine.wasm --config config.json",
+		Args:    takes("cloister policy check POLICY.wasm", 1),
+		RunE:    func(c *cobra.Command, args []string) error { return a.checkPolicy(c.Context(), args[0], config) },
+	}
+	c.Flags().StringVar(&config, "config", "", "a configuration to check: JSON, or a file that holds it")
+	return c
+}
+
+const aboutTest = `Test asks a policy every fixture of a folder, and holds each answer against the one that the fixture
+expects. docs/policy-abi.md says what a fixture is. Exit status: 0 all pass · 1 one fails`
+
+func (a *app) policyTestCommand() *cobra.Command {
+	var verbose bool
+	c := &cobra.Command{
+		Use: "test POLICY.wasm FIXTURES", Short: "Hold a policy against fixtures", Long: aboutTest,
+		Example: "  cloister policy test mine.wasm fixtures/",
+		Args:    takes("cloister policy test POLICY.wasm FIXTURES", 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.testPolicy(c.Context(), args[0], args[1], verbose)
+		},
+	}
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "print every fixture and every decision")
+	return c
+}
+
+const aboutEval = `Eval asks a policy one request, as JSON, and prints its decision. --artifacts is a folder that holds a
+file or a folder for each channel, as a policy finds them under /artifact.
+Exit status: 0 it allows · 3 it denies, or gives no valid answer`
+
+func (a *app) policyEvalCommand() *cobra.Command {
+	var request, artifacts string
+	c := &cobra.Command{
+		Use: "eval POLICY.wasm --request REQUEST.json", Short: "Ask a policy one request", Long: aboutEval,
+		Example: "  cloister policy eval mine.wasm --request request.json --artifacts out/",
+		Args:    takes("cloister policy eval POLICY.wasm --request REQUEST.json", 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.evalPolicy(c.Context(), args[0], request, artifacts)
+		},
+	}
+	c.Flags().StringVar(&request, "request", "", "the file that holds the request (required)")
+	c.Flags().StringVar(&artifacts, "artifacts", "", "the folder that holds the artifacts")
+	return c
+}
+
+const aboutBench = `Bench measures how long a policy takes to load and to decide, each decision in a fresh instance as in
+an enclave, over the fixtures of a folder. Figures of a busy machine are noisy.`
+
+func (a *app) policyBenchCommand() *cobra.Command {
+	var rounds int
+	c := &cobra.Command{
+		Use: "bench POLICY.wasm FIXTURES", Short: "Measure a policy over fixtures", Long: aboutBench,
+		Example: "  cloister policy bench mine.wasm fixtures/ --rounds 100",
+		Args:    takes("cloister policy bench POLICY.wasm FIXTURES", 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.benchPolicy(c.Context(), args[0], args[1], rounds)
+		},
+	}
+	c.Flags().IntVar(&rounds, "rounds", 20, "how often every fixture is asked")
+	return c
+}
+
+const aboutDiff = `Diff asks two policies every fixture of a folder and prints which answers change, whatever the fixtures
+expect. Exit status: 0 none · 1 one changes`
+
+func (a *app) policyDiffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "diff BEFORE.wasm AFTER.wasm FIXTURES", Short: "Say which verdicts change between two policies", Long: aboutDiff,
+		Example: "  cloister policy diff old.wasm new.wasm fixtures/",
+		Args:    takes("cloister policy diff BEFORE.wasm AFTER.wasm FIXTURES", 3),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.diffPolicies(c.Context(), args[0], args[1], args[2])
+		},
+	}
+}
+
+// takes asks for n arguments.
+func takes(line string, n int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usage(line, "%d arguments are given, %d are needed", len(args), n)
+		}
+		return nil
+	}
 }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/module"
+)
+
+// checkReport is what `policy check --json` prints.
+type checkReport struct {
+	Status   status       `json:"status"`
+	Name     string       `json:"name"`
+	ABI      int          `json:"abi"`
+	Digest   string       `json:"digest"`
+	Bytes    int          `json:"bytes"`
+	Imports  []string     `json:"imports"`
+	Exports  []string     `json:"exports"`
+	Codes    []abi.Code   `json:"codes"`
+	Config   bool         `json:"takes_config"`
+	LoadTime float64      `json:"load_ms"`
+	Memory   memoryReport `json:"memory"`
+}
+
+// memoryReport is the linear memory that a module begins with.
+type memoryReport struct {
+	Bytes int64 `json:"begins_with_bytes"`
+}
+
+func (a *app) checkPolicy(ctx context.Context, path, config string) error {
+	return withPolicies(ctx, []string{path}, func(all []tried) error {
+		p := all[0]
+		shape, err := module.Scan(p.binary)
+		if err != nil {
+			return err
+		}
+		raw, err := configOf(config)
+		if err != nil {
+			return err
+		}
+		if config != "" {
+			if err := p.policy.CheckConfig(raw); err != nil {
+				return usage("the manifest's config_schema says what it takes", "%s: %v", path, err)
+			}
+		}
+		r := report(p, shape)
+		if a.json {
+			printJSON(a.stdout, r)
+			return nil
+		}
+		w := a.stdout
+		say(w, "policy    %s, ABI %d, %s\n", printable(r.Name), r.ABI, r.Digest)
+		say(w, "size      %d bytes, begins with %s of memory, loads in %.0f ms\n", r.Bytes, bytesOf(r.Memory.Bytes), r.LoadTime)
+		say(w, "imports   %s\n", printable(strings.Join(r.Imports, ", ")))
+		say(w, "exports   %s\n", printable(strings.Join(r.Exports, ", ")))
+		sayCodes(w, r.Codes)
+		switch {
+		case config != "":
+			say(w, "config    is what it takes\n")
+		case r.Config:
+			say(w, "config    takes one: --config checks yours\n")
+		default:
+			say(w, "config    takes none\n")
+		}
+		return nil
+	})
+}
+
+func report(p tried, shape module.Shape) checkReport {
+	m := p.policy.Manifest()
+	sum := sha256.Sum256(p.binary)
+	r := checkReport{
+		Name: m.Name, ABI: m.ABI, Digest: tree.Hex(sum[:]), Bytes: len(p.binary), Codes: append([]abi.Code{}, m.Codes...),
+		Config: len(m.ConfigSchema) > 0, LoadTime: float64(p.took.Microseconds()) / 1000, Imports: []string{}, Exports: []string{},
+		Memory: memoryReport{int64(shape.MemoryPages) * module.PageBytes},
+	}
+	for _, i := range shape.Imports {
+		r.Imports = append(r.Imports, i.Module+"."+i.Name)
+	}
+	for _, e := range shape.Exports {
+		r.Exports = append(r.Exports, e.Name)
+	}
+	slices.Sort(r.Imports)
+	slices.Sort(r.Exports)
+	r.Imports = slices.Compact(r.Imports) // a module may import one thing twice
+	return r
+}
+
+// configOf reads a configuration: JSON itself, or a file that holds it.
+func configOf(text string) (json.RawMessage, error) {
+	if text == "" {
+		return json.RawMessage("null"), nil
+	}
+	if strings.HasPrefix(strings.TrimSpace(text), "{") {
+		return json.RawMessage(text), nil
+	}
+	raw, err := client.ReadBounded(text, abi.MaxConfigBytes)
+	if err != nil {
+		return nil, usage("give JSON, or the name of a file that holds it", "--config %s: %v", text, err)
+	}
+	return raw, nil
+}
