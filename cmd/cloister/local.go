@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/cloister-run/cloister/enclave/attest"
@@ -22,6 +23,10 @@ func startLocal(ctx context.Context, image string) (c *client.Client, stop func(
 	kms, err := aws.DevKMS()
 	if err != nil {
 		return nil, nil, err
+	}
+	if !strings.HasPrefix(kms, "http://") {
+		return nil, nil, usage("set AWS_ENDPOINT_URL_KMS to where cloister dev kms listens, or unset it",
+			"AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL: %s is no simulated KMS, which a local enclave reaches over http", printable(kms))
 	}
 	enclave, err := launch.Simulate(ctx, launch.Simulation{Image: image, Home: home, KMS: kms})
 	if err != nil {
