@@ -42,3 +42,22 @@ func TestDecodeCredentials(t *testing.T) {
 		}
 	}
 }
+
+// FuzzCredentials: what is taken is whole, and no error quotes what it is about.
+func FuzzCredentials(f *testing.F) {
+	f.Add([]byte(`{"access_key_id":"AKIDEXAMPLE","secret_access_key":"wJalrXUtnFEMI","session_token":"FwoGZXIvYXdz"}`))
+	f.Add([]byte(`{"access_key_id":"","secret_access_key":"x","session_token":""}`))
+	f.Add([]byte(`{"access_key_id":"a","secret_access_key":"b","session_token":"c","more":1}`))
+	f.Add([]byte("null"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := wire.DecodeCredentials(raw)
+		switch {
+		case err != nil && c != (wire.Credentials{}):
+			t.Error("an error came with credentials")
+		case err != nil && len(err.Error()) > 100:
+			t.Errorf("a long error: %v", err)
+		case err == nil && (c.AccessKeyID == "" || c.SecretAccessKey == "" || len(raw) > wire.MaxCredentials):
+			t.Errorf("taken: %q", raw)
+		}
+	})
+}
