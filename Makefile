@@ -41,7 +41,7 @@ library := $(bin)/library
 raw     := $(bin)/wasm
 
 commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/executors/cloister-executor
-policies := csv-columns output-limits size-cap
+policies := allow-all csv-columns output-limits size-cap
 modules  := $(policies:%=$(raw)/%.wasm)
 
 .PHONY: build

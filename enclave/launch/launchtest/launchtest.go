@@ -127,7 +127,7 @@ func (b *builder) compile() error {
 			return err
 		}
 	}
-	for _, name := range []string{"csv-columns", "output-limits"} {
+	for _, name := range []string{"allow-all", "csv-columns", "output-limits"} {
 		err := b.goCommand([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-ldflags=-s -w -buildid=",
 			"-o", filepath.Join(b.dir, "wasm", name+".wasm"), "./examples/policies/"+name)
 		if err != nil {
