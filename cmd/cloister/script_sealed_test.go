@@ -29,8 +29,8 @@ func serveKMS(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
 	ctx, stop := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- devkit.NewKMS(home(ts), slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
+	served, kms := make(chan error, 1), devkit.NewKMS(home(ts), slog.New(slog.DiscardHandler))
+	go func() { served <- kms.Serve(ctx, l) }()
 	ts.Defer(func() {
 		stop()
 		ts.Check(<-served)
