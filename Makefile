@@ -61,7 +61,7 @@ $(image)/executors/cloister-executor: force
 	@go build -o $@ ./cmd/cloister-executor
 
 # A module without a build id is linked anew by every `go build`, so that make decides instead.
-guest := $(wildcard policies/abi/*.go policies/sdk/*.go) go.mod go.sum $(bin)/.go
+guest := $(wildcard policies/abi/*.go policies/sdk/*.go policies/sdk/only/*.go) go.mod go.sum $(bin)/.go
 $(raw)/%.wasm: examples/policies/%/policy.go $(guest)
 	@mkdir -p $(raw)
 	@echo "building $@"

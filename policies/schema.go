@@ -97,7 +97,7 @@ func (s *schema) check(config json.RawMessage) (err error) {
 		}
 		return nil
 	}
-	if value == nil {
+	if value == nil && s.compiled.Validate(nil) != nil { // a schema that takes null can do without one
 		return errors.New("config: missing; the policy needs one")
 	}
 	if values*s.values > maxPairs {

@@ -55,6 +55,19 @@ func TestCheckConfig(t *testing.T) {
 	}
 }
 
+// TestCheckConfigMayBeLeftOut: where the schema takes null.
+func TestCheckConfigMayBeLeftOut(t *testing.T) {
+	policy := withSchema(t, `{"type":["object","null"],"additionalProperties":false}`)
+	for _, config := range []string{"", "null", "{}"} {
+		if err := policy.CheckConfig(json.RawMessage(config)); err != nil {
+			t.Errorf("%q: %v", config, err)
+		}
+	}
+	if err := policy.CheckConfig(json.RawMessage(`{"x":1}`)); !errors.Is(err, policies.ErrConfig) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestCheckConfigWithoutSchema: a policy without a schema accepts no configuration.
 func TestCheckConfigWithoutSchema(t *testing.T) {
 	policy := withSchema(t, "")

@@ -13,8 +13,9 @@
 //	1,7
 //
 // A file called like a channel is an artifact of kind "file"; files under CHANNEL/ make one of
-// kind "tree". The keys are point, config (JSON, "null" if left out), channels, expect and
-// caps. Expect is one of
+// kind "tree". The keys are point, config (JSON, "null" if left out), channels, assets (JSON, a
+// list as in a request; one plain application if left out), executor (its digest), sharing (how
+// many other jobs), expect and caps. Expect is one of
 //
 //	allow [CHANNEL…]   with exactly these consents
 //	deny [CODE]
@@ -36,6 +37,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing/fstest"
 
@@ -54,6 +56,9 @@ type Fixture struct {
 	point    abi.Point
 	config   json.RawMessage
 	channels []abi.Channel
+	assets   []abi.Asset
+	executor string
+	sharing  int
 	expect   []string
 	caps     map[abi.Channel]int64
 	files    fstest.MapFS
@@ -93,7 +98,7 @@ func Load(dir string) ([]Fixture, error) {
 // Parse reads one fixture.
 func Parse(data []byte) (Fixture, error) {
 	archive := txtar.Parse(data)
-	f := Fixture{config: json.RawMessage("null"), files: fstest.MapFS{}}
+	f := Fixture{config: json.RawMessage("null"), executor: digest(nil), files: fstest.MapFS{}}
 	var problems []error
 	for n, line := range strings.Split(string(archive.Comment), "\n") {
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
@@ -137,6 +142,16 @@ func (f *Fixture) set(key, value string) error {
 		for name := range strings.FieldsSeq(value) {
 			f.channels = append(f.channels, abi.Channel(name))
 		}
+	case "assets":
+		f.assets = []abi.Asset{}
+		return abi.DecodeExact([]byte(value), maxFixture, &f.assets)
+	case "executor":
+		f.executor = value
+	case "sharing":
+		var err error
+		if f.sharing, err = strconv.Atoi(value); err != nil || f.sharing < 0 {
+			return fmt.Errorf("sharing: %q is no number of jobs", value)
+		}
 	case "caps":
 		return json.Unmarshal([]byte(value), &f.caps)
 	case "expect":
@@ -156,14 +171,18 @@ func (f Fixture) Allows() bool { return f.expect[0] == "allow" }
 
 // Request is the question.
 func (f Fixture) Request() abi.Request {
+	assets := f.assets
+	if assets == nil {
+		assets = []abi.Asset{{Name: "application", Kind: "application", Verified: f.point != abi.Admit}}
+	}
 	return abi.Request{
 		ABI: abi.Version, Point: f.point,
 		Job: json.RawMessage(`{"version":1,"name":"fixture"}`), JobDigest: digest(nil),
-		Executor: abi.Executor{Name: "python", Version: "1", Digest: digest(nil)},
-		Assets:   []abi.Asset{{Name: "application", Kind: "application", Verified: f.point != abi.Admit}},
+		Executor: abi.Executor{Name: "python", Version: "1", Digest: f.executor},
+		Assets:   assets,
 		Policies: []abi.PolicyRef{{Module: digest(nil), Config: digest(f.config)}},
 		Config:   f.config, Channels: f.channels,
-		Time: "2026-01-02T03:04:05Z", PCRs: map[string]string{},
+		Time: "2026-01-02T03:04:05Z", PCRs: map[string]string{}, Sharing: f.sharing,
 		Artifacts: f.artifacts(),
 	}
 }

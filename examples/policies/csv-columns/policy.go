@@ -5,6 +5,8 @@
 //	ingress  allows
 //	egress   denies with "not-csv", "columns", "values", "small-group" or "many-groups"
 //
+// At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//
 // It trusts the request and its own configuration. It does not judge what allowed values
 // mean: an application can hide bits in them, in the order of rows and in how they are
 // quoted, which "patterns" makes narrow and nothing makes impossible.
@@ -17,12 +19,15 @@ import (
 
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/sdk"
+	"github.com/cloister-run/cloister/policies/sdk/only"
 )
 
 func main() { sdk.Main(Decide) }
 
 // config is the policy's configuration; manifest.json has its schema.
 type config struct {
+	// Only says who may use the asset, at every point.
+	Only only.Rule `json:"only"`
 	// Columns are the columns that a file may have.
 	Columns []string `json:"columns"`
 	// Patterns are RE2 expressions that every value of a column must match as a whole.
@@ -47,6 +52,9 @@ func Decide(ctx *sdk.Context) (abi.Decision, error) {
 	rules, err := c.rules()
 	if err != nil {
 		return abi.Decision{}, err
+	}
+	if code := c.Only.Deny(ctx.Request); code != "" {
+		return sdk.Deny(code), nil
 	}
 	switch ctx.Request.Point {
 	case abi.Admit:

@@ -6,6 +6,8 @@
 //	ingress  allows
 //	egress   denies with "channel", "too-large", "too-many-files" or "file-name"
 //
+// At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//
 // It trusts the request and its own configuration, and never reads content.
 package main
 
@@ -16,12 +18,15 @@ import (
 
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/sdk"
+	"github.com/cloister-run/cloister/policies/sdk/only"
 )
 
 func main() { sdk.Main(Decide) }
 
 // config is the policy's configuration; manifest.json has its schema.
 type config struct {
+	// Only says who may use the asset, at every point.
+	Only only.Rule `json:"only"`
 	// Channels holds every channel that may leave: "outputs.NAME", "logs.stdout", …
 	Channels map[abi.Channel]limit `json:"channels"`
 	// MaxTotalBytes bounds all channels together; absent means the sum of their own bounds.
@@ -46,6 +51,9 @@ func Decide(ctx *sdk.Context) (abi.Decision, error) {
 	}
 	if err := c.check(); err != nil {
 		return abi.Decision{}, err
+	}
+	if code := c.Only.Deny(ctx.Request); code != "" {
+		return sdk.Deny(code), nil
 	}
 	switch ctx.Request.Point {
 	case abi.Admit:
