@@ -36,6 +36,16 @@ func TestParse(t *testing.T) {
 	if a, b := req.Artifacts[0], req.Artifacts[1]; a.Kind != "file" || a.Bytes != 5 || b.Kind != "tree" || b.Files != 2 || b.Bytes != 4 {
 		t.Errorf("%+v %+v", a, b)
 	}
+	if len(req.Assets) != 1 || !req.Assets[0].Verified || req.Executor.Digest == "" || req.Sharing != 0 {
+		t.Errorf("%+v", req)
+	}
+	f, err = policytest.Parse([]byte("point: admit\nassets: [{\"name\":\"application\",\"sealed\":true}]\nexecutor: sha256:00\nsharing: 2\nexpect: allow\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if req := f.Request(); len(req.Assets) != 1 || !req.Assets[0].Sealed || req.Executor.Digest != "sha256:00" || req.Sharing != 2 {
+		t.Errorf("%+v", req)
+	}
 }
 
 // TestParseRefuses: a fixture that says something else than it seems to is none.
@@ -48,6 +58,9 @@ func TestParseRefuses(t *testing.T) {
 		"an unknown expectation":     "point: admit\nexpect: maybe\n",
 		"two codes":                  "point: admit\nexpect: deny a b\n",
 		"a broken configuration":     "point: admit\nconfig: {\nexpect: allow\n",
+		"an unknown field of assets": "point: admit\nassets: [{\"nam\":\"application\"}]\nexpect: allow\n",
+		"assets that are no list":    "point: admit\nassets: {}\nexpect: allow\n",
+		"fewer jobs than none":       "point: admit\nsharing: -1\nexpect: allow\n",
 		"artifacts before egress":    "point: admit\nexpect: allow\n-- outputs.a --\n",
 		"an artifact that leads out": "point: egress\nexpect: allow\n-- ../a --\n",
 		"an artifact twice":          "point: egress\nexpect: allow\n-- a --\n-- a --\n",
