@@ -134,3 +134,34 @@ func awaitReady(t *testing.T, ended <-chan error) (pid int) {
 	t.Fatal("the other job never came to its work")
 	return 0
 }
+
+// TestI6NoNSMAndNoDoor: an application reaches neither the module that vouches for its enclave nor the way
+// out of it, by any name that it can think of.
+func TestI6NoNSMAndNoDoor(t *testing.T) {
+	const search = `
+import glob, os, socket, stat, sys
+found = []
+names = ["/host/nsm.sock", "/host/door.sock", "/run/cloister/api.sock", "/dev/nsm", "/dev/vsock"]
+names += [f"{root}{name}" for root in glob.glob("/proc/[0-9]*/root") for name in names]
+for name in names:
+    try:
+        socket.socket(socket.AF_UNIX).connect(name)
+        found.append(name)
+    except OSError: pass
+    if os.path.exists(name): found.append(f"{name} exists")
+for root, folders, files in os.walk("/"):
+    if root == "/": folders[:] = [d for d in folders if d not in ("proc", "sys", "usr")]
+    for name in files:
+        try: mode = os.lstat(os.path.join(root, name)).st_mode
+        except OSError: continue
+        if stat.S_ISSOCK(mode) and root != "/run/plugin": found.append(os.path.join(root, name)) # its executor's own is no way out
+open(sys.argv[2], "w").write("\n".join(found) + "\n")
+`
+	j := newJob(t, "", search)
+	if _, err := j.run(t.Context(), t, trust(start(t)), client.Observer{}); err != nil {
+		t.Fatal(err)
+	}
+	if j.out() != "\n" {
+		t.Errorf("the application sees:\n%s", j.out())
+	}
+}

@@ -98,7 +98,7 @@ func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mou
 	}
 	e := &Enclave{process: process, console: c, outside: o}
 	if err := c.wait(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("launch: %w", err), e.Stop())
+		return nil, errors.Join(fmt.Errorf("launch: %w", err), e.end(0)) // it holds no job, and may not know signals yet
 	}
 	return e, nil
 }
@@ -113,14 +113,17 @@ func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) {
 func (e *Enclave) Console() string { return e.console.String() }
 
 // Stop ends the enclave: every job in it is cancelled and wiped. It may be called again.
-func (e *Enclave) Stop() error {
+func (e *Enclave) Stop() error { return e.end(stopTimeout) }
+
+// end is Stop with another patience.
+func (e *Enclave) end(patience time.Duration) error {
 	e.stop.Do(func() {
 		_ = e.process.Signal(unix.SIGTERM) // what it does not obey is killed below
 		ended := make(chan struct{})
 		go func() { _, _ = e.process.Wait(); close(ended) }() // its status says nothing that the console does not
 		select {
 		case <-ended:
-		case <-time.After(stopTimeout):
+		case <-time.After(patience):
 		}
 		e.stopErr = e.process.Kill()
 		<-ended
