@@ -352,6 +352,25 @@ func TestI3_TheCommandOfASealedApplicationIsTheBundles(t *testing.T) {
 	})
 }
 
+// An application is no input: the job would show its code to another one.
+func TestI3_AnApplicationIsNoInput(t *testing.T) {
+	e := allowing(t, writes(0))
+	files := map[string]string{"main.py": "print()", "lib.py": ""}
+	owner, j := coretest.Simple("owner"), coretest.Simple("job")
+	owner.Assets["application"], j.Assets["inputs.data"] = files, files
+	e.Seal(t, &owner, "application", "a", "allow")
+	j.Sealed = map[string][]byte{"inputs.data": owner.Sealed["application"]}
+	job, err := e.Submit(j.Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = job.PutFront(t.Context(), "inputs.data", coretest.Front(t, j.Sealed["inputs.data"]))
+	if !errors.Is(err, core.ErrInvalid) || !strings.Contains(err.Error(), "its kind is application") {
+		t.Fatalf("%v", err)
+	}
+	nothing(t, job)
+}
+
 // What a KMS does not give ends the job, and says who refused what.
 func TestWithoutADataKeyThereIsNoRun(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -98,7 +98,7 @@ func (j *Job) fits(claim Claim, h envelope.Header) error {
 	application := claim.Name == applicationName
 	switch {
 	case (h.Asset.Kind == jobspec.ApplicationKind) != application:
-		return fmt.Errorf("it holds a %s, and the job uses it as something else", h.Asset.Kind)
+		return fmt.Errorf("its kind is %s, and the job uses it as something else", h.Asset.Kind)
 	case h.Asset.Form != claim.Form, h.Asset.Bytes != claim.Bytes, h.Asset.Entries != claim.Entries:
 		return errors.New("the job claims another form or size than the bundle has")
 	case application && !reflect.DeepEqual(j.spec.Command.Normal(), h.Command.Normal()):
