@@ -21,22 +21,24 @@ import (
 
 // deny denies at a point, with a code unless it is empty.
 func deny(point abi.Point, code string) *coretest.Policy {
-	return at(point, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { return abi.Decision{Code: code}, nil })
+	return at(point, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
+		return abi.Decision{Code: code}, nil
+	})
 }
 
-func at(point abi.Point, f func(context.Context, abi.Request, fs.FS) (abi.Decision, error)) *coretest.Policy {
+func at(point abi.Point, f func(context.Context, abi.Request, abi.Files) (abi.Decision, error)) *coretest.Policy {
 	return &coretest.Policy{
 		Codes: []abi.Code{{Code: "too-small", Hint: "ask for more"}},
-		At:    map[abi.Point]func(context.Context, abi.Request, fs.FS) (abi.Decision, error){point: f},
+		At:    map[abi.Point]func(context.Context, abi.Request, abi.Files) (abi.Decision, error){point: f},
 	}
 }
 
 func TestI1_WhatLeavesIsWhatWasJudged(t *testing.T) {
 	e := allowing(t, writes(0))
 	judged := map[abi.Channel]string{}
-	e.Policies.Known["watch"] = at(abi.Egress, func(_ context.Context, r abi.Request, artifacts fs.FS) (abi.Decision, error) {
+	e.Policies.Known["watch"] = at(abi.Egress, func(_ context.Context, r abi.Request, files abi.Files) (abi.Decision, error) {
 		for _, a := range r.Artifacts {
-			raw, err := fs.ReadFile(artifacts, string(a.Channel))
+			raw, err := fs.ReadFile(files.Artifacts, string(a.Channel))
 			if err != nil {
 				return abi.Decision{}, err
 			}
@@ -89,7 +91,7 @@ func TestI1_DeniedNoByteLeaves(t *testing.T) {
 
 func TestI1_WithoutConsentALogIsNotEvenWritten(t *testing.T) {
 	e := allowing(t, coretest.Session{})
-	e.Policies.Known["only"] = at(abi.Admit, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+	e.Policies.Known["only"] = at(abi.Admit, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
 		return abi.Decision{Allow: true, Channels: []abi.Channel{result}}, nil
 	})
 	var task executor.Task
@@ -143,7 +145,7 @@ func TestI2_OfAFailedApplicationOnlyLogsAndExitAreJudged(t *testing.T) {
 func TestI4_NoUploadBeforeAdmission(t *testing.T) {
 	e := allowing(t, writes(0))
 	asked, answer := make(chan struct{}), make(chan struct{})
-	e.Policies.Known["slow"] = at(abi.Admit, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["slow"] = at(abi.Admit, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		close(asked)
 		<-answer
 		return coretest.Allow(r), nil
@@ -190,7 +192,7 @@ func TestI4_NoAssetReachesTheSandboxBeforeIngress(t *testing.T) {
 			return executor.Result{}, s.Write("result.txt", secret)
 		},
 	})
-	e.Policies.Known["look"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["look"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		<-prepared
 		atIngress = files(t, e.Executors.Launched()[0].Place.Assets)
 		return coretest.Allow(r), nil
@@ -210,7 +212,7 @@ func TestI4_NoAssetReachesTheSandboxBeforeIngress(t *testing.T) {
 func TestI4_AnExecutorThatIsSlowSeesNothingAsItPrepares(t *testing.T) {
 	e := allowing(t, coretest.Session{})
 	allowed := make(chan struct{})
-	e.Policies.Known["last"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["last"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		close(allowed)
 		return coretest.Allow(r), nil
 	})

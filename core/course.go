@@ -232,8 +232,44 @@ func (c *course) egress(ctx context.Context) (err error) {
 	if err := own.WriteFile("exit", fmt.Appendf(nil, "%d\n", c.status.Status), 0o600); err != nil {
 		return &faultError{FaultMachine, err}
 	}
-	c.clearance, err = c.border.Egress(ctx, c.request(), c.candidates(work, own), c.job.spec.Limits.Disk)
+	scratch, err := os.OpenRoot(c.space.Redacted)
+	if err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	defer scratch.Close()
+	assets, err := c.ownAssets()
+	defer func() {
+		for _, a := range assets {
+			_ = a.Dir.Close()
+		}
+	}()
+	if err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	c.clearance, err = c.border.Egress(ctx, c.request(), border.Leaving{
+		Candidates: c.candidates(work, own), MaxBytes: c.job.spec.Limits.Disk, Assets: assets, Scratch: scratch,
+	})
 	return err
+}
+
+// ownAssets says where every asset is, for the policies of its owner. The caller closes what it got,
+// with an error too.
+func (c *course) ownAssets() ([]border.Asset, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var assets []border.Asset
+	for _, a := range c.record.Assets {
+		root, err := os.OpenRoot(filepath.Join(c.space.Assets, filepath.FromSlash(folder(a.Name))))
+		if err != nil {
+			return assets, err
+		}
+		at := border.Asset{Name: a.Name, Owner: a.Owner, Dir: root}
+		if a.Form == formFile {
+			at.File = path.Base(c.given[a.Name])
+		}
+		assets = append(assets, at)
+	}
+	return assets, nil
 }
 
 // candidates are the places of the channels that the job asks for.
@@ -283,10 +319,10 @@ func (c *course) parties() []border.Party {
 		p := c.job.policies[use.Module]
 		sum := sha256.Sum256(use.Config)
 		parties = append(parties, border.Party{
-			Ref:    abi.PolicyRef{Module: use.Module, Config: tree.Hex(sum[:])},
-			Config: use.Config,
-			Codes:  p.Manifest().Codes,
-			Judge:  p,
+			Ref:      abi.PolicyRef{Module: use.Module, Config: tree.Hex(sum[:])},
+			Config:   use.Config,
+			Manifest: p.Manifest(),
+			Judge:    p,
 		})
 	}
 	return parties

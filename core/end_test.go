@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -40,8 +39,10 @@ func TestI2_WhateverBreaksReleasesNothing(t *testing.T) {
 	policy := func(p *coretest.Policy) func(*coretest.Enclave) {
 		return func(e *coretest.Enclave) { e.Policies.Known["allow"] = p }
 	}
-	judge := func(err error) func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
-		return func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) { return coretest.Allow(r), err }
+	judge := func(err error) func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
+		return func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
+			return coretest.Allow(r), err
+		}
 	}
 	for _, test := range []struct {
 		rule    string
@@ -72,7 +73,7 @@ func TestI2_WhateverBreaksReleasesNothing(t *testing.T) {
 		{"there is no room for the folders", func(e *coretest.Enclave) { e.Disk.Break(errors.New("no"), nil) }, receipt.Broken, core.FaultMachine, true},
 		{"a policy fails at admit", policy(at(abi.Admit, judge(leak))), receipt.Denied, "", true},
 		{"a policy fails at ingress", policy(at(abi.Ingress, judge(leak))), receipt.Denied, "", true},
-		{"a policy panics at egress", policy(at(abi.Egress, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { panic(secret) })), receipt.Denied, "", true},
+		{"a policy panics at egress", policy(at(abi.Egress, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) { panic(secret) })), receipt.Denied, "", true},
 		{"the record is too large", session(coretest.Session{Run: writes(0).Run, Walls: []string{strings.Repeat("x", receipt.MaxBytes)}}), receipt.Broken, core.FaultMachine, false},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
@@ -198,7 +199,7 @@ func (b *blocker) here(ctx context.Context, at string) error {
 func (b *blocker) arrange(t *testing.T, change ...func(*core.Config)) *coretest.Enclave {
 	e := allowing(t, coretest.Session{}, change...)
 	e.Policies.Loading = func(ctx context.Context, _ string) error { return b.here(ctx, "loading") }
-	judge := func(ctx context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	judge := func(ctx context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		err := b.here(ctx, string(r.Point))
 		return coretest.Allow(r), err
 	}
@@ -306,7 +307,7 @@ func TestI2_ACancelBetweenClearanceAndRecordReleasesNothing(t *testing.T) {
 			return coretest.Clock()
 		}
 	})
-	e.Policies.Known["last"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["last"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		close(cleared)
 		return coretest.Allow(r), nil
 	})

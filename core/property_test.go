@@ -3,7 +3,6 @@ package core_test
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"slices"
 	"sync"
 	"testing"
@@ -128,7 +127,7 @@ func TestNoOrderOfCallsBreaksARule(t *testing.T) {
 		closing := rapid.Bool().Draw(rt, "closing")
 		synctest.Test(t, func(t *testing.T) {
 			e := allowing(t, writes(status))
-			e.Policies.Known["allow"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+			e.Policies.Known["allow"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 				return abi.Decision{Allow: verdict != "deny"}, map[string]error{"fail": errors.New("fail")}[verdict]
 			})
 			o := &operator{t: t, e: e, spec: coretest.Simple("job", "allow"), forbidden: status != 0 || verdict != "allow"}

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -107,7 +106,7 @@ func TestSealedAssetsOfTwoOwners(t *testing.T) {
 // No data key is asked for before every policy admitted the job: neither where one denies, nor by a
 // caller who does not wait.
 func TestI4_NoDataKeyBeforeAdmission(t *testing.T) {
-	deny := func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { return abi.Decision{}, nil }
+	deny := func(context.Context, abi.Request, abi.Files) (abi.Decision, error) { return abi.Decision{}, nil }
 	for _, who := range []string{"owner", "operator"} {
 		t.Run(who+" denies", func(t *testing.T) {
 			e := allowing(t, writes(0))
@@ -132,7 +131,7 @@ func TestI4_NoDataKeyBeforeAdmission(t *testing.T) {
 	t.Run("a caller who does not wait", func(t *testing.T) {
 		e := allowing(t, writes(0))
 		deciding, decide := make(chan struct{}), make(chan struct{})
-		e.Policies.Known["slow"] = at(abi.Admit, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+		e.Policies.Known["slow"] = at(abi.Admit, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 			close(deciding)
 			<-decide
 			return coretest.Allow(r), nil
@@ -158,7 +157,7 @@ func TestI4_NoSealedAssetReachesTheSandboxBeforeIngress(t *testing.T) {
 		e := allowing(t, writes(0))
 		var seen []string
 		var facts abi.Asset
-		e.Policies.Known["owner"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+		e.Policies.Known["owner"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 			seen = files(t, filepath.Join(e.Dir, "job", "assets", "job"))
 			facts = r.Assets[1]
 			return abi.Decision{Allow: allow}, nil
@@ -456,7 +455,7 @@ func TestI7_HowAnApplicationEndsIsOneBit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := allowing(t, session)
-			e.Policies.Known["silent"] = at(abi.Admit, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+			e.Policies.Known["silent"] = at(abi.Admit, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
 				return abi.Decision{Allow: true, Channels: []abi.Channel{result}}, nil
 			})
 			job, r := e.Run(t, one(t, e, "job", "silent"))
@@ -477,7 +476,7 @@ func TestI7_HowAnApplicationEndsIsOneBit(t *testing.T) {
 // than that the application failed.
 func TestI2_AnEnclaveThatBreaksLateReleasesNothing(t *testing.T) {
 	e := allowing(t, writes(1))
-	e.Policies.Known["last"] = at(abi.Egress, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+	e.Policies.Known["last"] = at(abi.Egress, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
 		assets := filepath.Join(e.Dir, "job", "assets") // they can be dropped no more
 		return abi.Decision{Allow: true}, errors.Join(os.RemoveAll(assets), os.WriteFile(assets, nil, 0o600))
 	})
@@ -496,12 +495,12 @@ func TestI2_AnEnclaveThatBreaksLateReleasesNothing(t *testing.T) {
 // Of several owners who deny nobody is named, and no code is told.
 func TestI7_TwoOwnersWhoDenyTellNoCode(t *testing.T) {
 	e := allowing(t, writes(0))
-	deny := func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+	deny := func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
 		return abi.Decision{Code: "too-small"}, nil
 	}
 	e.Policies.Known["first"], e.Policies.Known["second"] = at(abi.Egress, deny), at(abi.Egress, deny)
 	asked := false
-	e.Policies.Known["own"] = at(abi.Egress, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) {
+	e.Policies.Known["own"] = at(abi.Egress, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) {
 		asked = true
 		return abi.Decision{Allow: true}, nil
 	})

@@ -208,7 +208,7 @@ func (c *course) owners() []border.Party {
 	for _, claim := range c.job.sub.Assets {
 		if a := c.job.sealed[claim.Name]; a != nil {
 			parties = append(parties, border.Party{
-				Ref: a.ref, Config: a.header.Policy.Config, Codes: a.policy.Manifest().Codes, Judge: a.policy,
+				Ref: a.ref, Config: a.header.Policy.Config, Manifest: a.policy.Manifest(), Judge: a.policy,
 			})
 		}
 	}

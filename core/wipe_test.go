@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"strings"
 	"testing"
 
@@ -128,7 +127,7 @@ func TestI9_AnUploadEndsWithItsJob(t *testing.T) {
 
 func TestI2_NothingRunsWhenTheOutputsAreJudged(t *testing.T) {
 	e := allowing(t, writes(0))
-	e.Policies.Known["look"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["look"] = at(abi.Egress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		if n := e.Executors.Running(); n != 0 {
 			t.Errorf("%d executors still run", n)
 		}
@@ -144,7 +143,7 @@ func TestI2_AKillThatFailsIsTold(t *testing.T) {
 	e := allowing(t, coretest.Session{})
 	e.Policies.Known["deny"] = deny(abi.Ingress, "")
 	ready := make(chan struct{})
-	e.Policies.Known["wait"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	e.Policies.Known["wait"] = at(abi.Ingress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		<-ready // the executor is there, and so must be killed
 		return coretest.Allow(r), nil
 	})

@@ -17,7 +17,7 @@ func BenchmarkDecide(b *testing.B) {
 	req := request(abi.Admit, `{"max_total_bytes": 1000}`, abi.Output("predictions"), abi.Stdout)
 	b.ReportAllocs()
 	for b.Loop() {
-		if decision, err := policy.Decide(b.Context(), req, nil); err != nil || !decision.Allow {
+		if decision, err := policy.Decide(b.Context(), req, abi.Files{}); err != nil || !decision.Allow {
 			b.Fatal(decision, err)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
-	"github.com/tetratelabs/wazero/experimental/sysfs"
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/cloister-run/cloister/policies/abi"
@@ -23,26 +21,27 @@ import (
 
 // Decide asks the policy, in an instance made for this one call, and checks the answer.
 //
-// The policy sees req as JSON on standard input and, at egress, artifacts under
-// [abi.ArtifactRoot]: one entry per channel, read-only. At the other points artifacts is nil.
-// Links in artifacts are refused if it implements [fs.ReadLinkFS], as [os.Root.FS] does.
+// The policy sees req as JSON on standard input, and files as package abi has them: artifacts
+// where the point has them, a Sink at redact and only there. What it reads is read-only; links
+// are refused if the file system implements [fs.ReadLinkFS], as [os.Root.FS] does.
 //
 // With every error comes the zero Decision. Errors wrap [ErrTimeout], [ErrMemory], [ErrTrap],
 // [ErrAnswer], [ErrClosed] or the context's error; any other is the caller's mistake, a
 // request that cannot be asked.
-func (p *Policy) Decide(ctx context.Context, req abi.Request, artifacts fs.FS) (abi.Decision, error) {
-	answer, err := p.decide(ctx, req, artifacts)
+func (p *Policy) Decide(ctx context.Context, req abi.Request, files abi.Files) (abi.Decision, error) {
+	answer, err := p.decide(ctx, req, files)
 	if err != nil {
 		return abi.Decision{}, fmt.Errorf("policies: %s: %w", p.manifest.Name, err)
 	}
 	return answer, nil
 }
 
-func (p *Policy) decide(ctx context.Context, req abi.Request, files fs.FS) (abi.Decision, error) {
+func (p *Policy) decide(ctx context.Context, req abi.Request, files abi.Files) (abi.Decision, error) {
 	// The code of a policy is freed when nobody can reach it.
 	defer runtime.KeepAlive(p)
-	if (files != nil) != (req.Point == abi.Egress) {
-		return abi.Decision{}, fmt.Errorf("artifacts are for egress, and only for egress: asked at %q", req.Point)
+	if (files.Artifacts != nil) != req.Point.HasFiles() || (files.Own != nil && !req.Point.HasFiles()) ||
+		(files.Redacted != nil) != (req.Point == abi.Redact) {
+		return abi.Decision{}, fmt.Errorf("these files are not those of the point: asked at %q", req.Point)
 	}
 	question, err := json.Marshal(req)
 	if err != nil {
@@ -76,7 +75,7 @@ func (p *Policy) decide(ctx context.Context, req abi.Request, files fs.FS) (abi.
 }
 
 // run executes the module once and returns what it wrote, if it ended with status 0.
-func (p *Policy) run(ctx context.Context, question []byte, files fs.FS) (written []byte, err error) {
+func (p *Policy) run(ctx context.Context, question []byte, files abi.Files) (written []byte, err error) {
 	limits := p.engine.limits
 	live, stop := context.WithTimeout(ctx, limits.DecideTime)
 	defer stop()
@@ -89,14 +88,13 @@ func (p *Policy) run(ctx context.Context, question []byte, files fs.FS) (written
 		WithStdin(&until{live, bytes.NewReader(question)}).
 		WithStdout(out).
 		WithRandSource(&until{live, rand.NewChaCha8([32]byte{})})
-	if files != nil {
-		tree := newArtifacts(live, files, limits)
-		defer tree.close()
-		config = config.WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(
-			&sysfs.ReadFS{FS: &sysfs.AdaptFS{FS: tree}}, abi.ArtifactRoot))
+	around := newSurroundings(live, files, limits)
+	defer around.close()
+	err = p.execute(experimental.WithMemoryAllocator(live, ram), config.WithFSConfig(around.mounts))
+	if err = p.classify(ctx, live, err, out, ram); err != nil && around.full() {
+		err = fmt.Errorf("%w; it was out of room for what it redacts", err)
 	}
-	err = p.execute(experimental.WithMemoryAllocator(live, ram), config)
-	return out.written, p.classify(ctx, live, err, out, ram)
+	return out.written, err
 }
 
 // execute makes the instance, runs its start function and _start, and closes it. It returns

@@ -99,7 +99,7 @@ func TestI2EveryFailureDenies(t *testing.T) {
 				limits.DecideTime = 50 * time.Millisecond
 			}
 			engine := newEngine(t, limits)
-			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), nil)
+			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), abi.Files{})
 			denied(t, decision, err, row.cause)
 		})
 	}
@@ -122,7 +122,7 @@ func TestAnswers(t *testing.T) {
 		{"consent", says(`{"allow":true,"channels":["outputs.a"],"caps":{"outputs.a":0}}`), true, ""},
 	} {
 		t.Run(row.rule, func(t *testing.T) {
-			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), nil)
+			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), abi.Files{})
 			if err != nil || decision.Allow != row.allow || decision.Code != row.code {
 				t.Errorf("answered %+v, %v", decision, err)
 			}
@@ -136,7 +136,7 @@ func TestFreshInstance(t *testing.T) {
 	policy := loadGuest(t, engine, guest{data: yes, main: code(
 		i32(512), load32, ifNonZero(unreachable), i32(512), i32(1), store32, say(len(yes)))})
 	for range 3 {
-		if decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), nil); err != nil || !decision.Allow {
+		if decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), abi.Files{}); err != nil || !decision.Allow {
 			t.Fatalf("answered %+v, %v", decision, err)
 		}
 	}
@@ -150,7 +150,7 @@ func TestContext(t *testing.T) {
 
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	decision, err := policy.Decide(over, req, nil)
+	decision, err := policy.Decide(over, req, abi.Files{})
 	denied(t, decision, err, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled context gave %v", err)
@@ -158,7 +158,7 @@ func TestContext(t *testing.T) {
 
 	during, cancel := context.WithCancel(t.Context())
 	opening := loadGuest(t, engine, opensThenLoops())
-	decision, err = opening.Decide(during, request(abi.Egress, "null"), announcing{fstest.MapFS{"a": {}}, cancel})
+	decision, err = opening.Decide(during, request(abi.Egress, "null"), abi.Files{Artifacts: announcing{fstest.MapFS{"a": {}}, cancel}})
 	denied(t, decision, err, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a context cancelled on the way gave %v", err)
@@ -166,7 +166,7 @@ func TestContext(t *testing.T) {
 
 	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	decision, err = policy.Decide(late, req, nil)
+	decision, err = policy.Decide(late, req, abi.Files{})
 	denied(t, decision, err, policies.ErrTimeout)
 }
 
@@ -208,7 +208,7 @@ func TestCallersMistakes(t *testing.T) {
 		{"no artifacts at egress", request(abi.Egress, "null"), nil},
 	} {
 		t.Run(row.rule, func(t *testing.T) {
-			decision, err := policy.Decide(t.Context(), row.req, row.files)
+			decision, err := policy.Decide(t.Context(), row.req, abi.Files{Artifacts: row.files})
 			denied(t, decision, err, nil)
 		})
 	}
@@ -285,7 +285,7 @@ func TestArtifactsAreAWalledTree(t *testing.T) {
 		{"making a descriptor of 31 bits", fdAttack(), false},
 	} {
 		t.Run(row.rule, func(t *testing.T) {
-			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Egress, "null"), files)
+			decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Egress, "null"), abi.Files{Artifacts: files})
 			if row.allow {
 				if err != nil || !decision.Allow {
 					t.Errorf("refused: %v", err)
@@ -305,7 +305,7 @@ func TestArtifactsAreAWalledTree(t *testing.T) {
 		}
 	})
 	t.Run("no tree before egress", func(t *testing.T) {
-		decision, err := loadGuest(t, engine, read("outputs.a")).Decide(t.Context(), request(abi.Ingress, "null"), nil)
+		decision, err := loadGuest(t, engine, read("outputs.a")).Decide(t.Context(), request(abi.Ingress, "null"), abi.Files{})
 		denied(t, decision, err, policies.ErrAnswer)
 	})
 }
@@ -332,10 +332,10 @@ func TestOpenFiles(t *testing.T) {
 	}
 	files := tree(t)
 	// The engine itself holds the root of the tree once it was used.
-	if decision, err := loadGuest(t, engine, open(7)).Decide(t.Context(), request(abi.Egress, "null"), files); err != nil || !decision.Allow {
+	if decision, err := loadGuest(t, engine, open(7)).Decide(t.Context(), request(abi.Egress, "null"), abi.Files{Artifacts: files}); err != nil || !decision.Allow {
 		t.Errorf("7 of 8 files: %v", err)
 	}
-	decision, err := loadGuest(t, engine, open(9)).Decide(t.Context(), request(abi.Egress, "null"), files)
+	decision, err := loadGuest(t, engine, open(9)).Decide(t.Context(), request(abi.Egress, "null"), abi.Files{Artifacts: files})
 	if err == nil || decision.Allow {
 		t.Error("9 of 8 files could be opened")
 	}
@@ -368,7 +368,7 @@ func TestDeadlineHoldsInsideOfAHostCall(t *testing.T) {
 		i32(scratch), load32, i32(vectors), i32(count), i32(scratch), call(fdRead))
 	read.pages = 0x700000 / 65536
 	began := time.Now()
-	decision, err := loadGuest(t, engine, read).Decide(t.Context(), request(abi.Egress, "null"), endlessTree{endless{info}})
+	decision, err := loadGuest(t, engine, read).Decide(t.Context(), request(abi.Egress, "null"), abi.Files{Artifacts: endlessTree{endless{info}}})
 	denied(t, decision, err, policies.ErrTimeout)
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %s", took)

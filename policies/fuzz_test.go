@@ -33,7 +33,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		req := request(abi.Admit, `{"max_total_bytes":1}`, "outputs.a")
-		decision, err := policy.Decide(t.Context(), req, nil)
+		decision, err := policy.Decide(t.Context(), req, abi.Files{})
 		if err != nil && (decision.Allow || decision.Code != "" || decision.Channels != nil) {
 			t.Fatalf("an error came with %+v", decision)
 		}

@@ -115,7 +115,7 @@ func TestLoadDoesNotBelieveCounts(t *testing.T) {
 func TestCustomSectionsAreNotParsed(t *testing.T) {
 	names := code(text("name"), []byte{1, 5, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	policy := load(t, newEngine(t, policies.Limits{}), appendSection(says(yes).bytes(t), 0, names))
-	if decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), nil); err != nil || !decision.Allow {
+	if decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), abi.Files{}); err != nil || !decision.Allow {
 		t.Errorf("answered %+v, %v", decision, err)
 	}
 }
@@ -163,7 +163,7 @@ func TestForgottenPolicy(t *testing.T) {
 		t.Error("more policies are kept than the bound says")
 	}
 	runtime.GC()
-	if decision, err := first.Decide(t.Context(), request(abi.Admit, "null"), nil); err != nil || !decision.Allow {
+	if decision, err := first.Decide(t.Context(), request(abi.Admit, "null"), abi.Files{}); err != nil || !decision.Allow {
 		t.Errorf("a forgotten policy answered %+v, %v", decision, err)
 	}
 }
@@ -195,7 +195,7 @@ func TestClosed(t *testing.T) {
 	if err := engine.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), nil)
+	decision, err := policy.Decide(t.Context(), request(abi.Admit, "null"), abi.Files{})
 	denied(t, decision, err, policies.ErrClosed)
 	if _, err := engine.Load(t.Context(), says(yes).bytes(t)); !errors.Is(err, policies.ErrClosed) {
 		t.Errorf("a closed engine loads: %v", err)
@@ -209,7 +209,7 @@ func TestCloseWaits(t *testing.T) {
 	begun, under := make(chan struct{}), make(chan error)
 	go func() {
 		files := announcing{fstest.MapFS{"a": {}}, sync.OnceFunc(func() { close(begun) })}
-		_, err := policy.Decide(context.Background(), request(abi.Egress, "null"), files)
+		_, err := policy.Decide(context.Background(), request(abi.Egress, "null"), abi.Files{Artifacts: files})
 		under <- err
 	}()
 	<-begun
@@ -256,7 +256,7 @@ func TestPack(t *testing.T) {
 		t.Errorf("packing is not deterministic: %v", err)
 	}
 	engine := newEngine(t, policies.Limits{})
-	if decision, err := load(t, engine, second).Decide(t.Context(), request(abi.Admit, "null"), nil); err != nil || !decision.Allow {
+	if decision, err := load(t, engine, second).Decide(t.Context(), request(abi.Admit, "null"), abi.Files{}); err != nil || !decision.Allow {
 		t.Errorf("a packed policy answered %+v, %v", decision, err)
 	}
 	for rule, m := range map[string]abi.Manifest{

@@ -43,7 +43,7 @@ func TestI8NothingUnmeasuredReachesAPolicy(t *testing.T) {
 	for range 2 {
 		policy := load(t, newEngine(t, policies.Limits{CompileTime: 5 * time.Minute}), module) // slow under the race detector
 		for range 2 {
-			decision, err := policy.Decide(t.Context(), req, nil)
+			decision, err := policy.Decide(t.Context(), req, abi.Files{})
 			if err != nil {
 				t.Fatal(err)
 			}

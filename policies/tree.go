@@ -11,10 +11,59 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tetratelabs/wazero"
+	experimental "github.com/tetratelabs/wazero/experimental/sys"
+	"github.com/tetratelabs/wazero/experimental/sysfs"
+
+	"github.com/cloister-run/cloister/policies/abi"
 )
 
 // readChunk bounds what one read of an artifact does before the deadline is looked at again.
 const readChunk = 1 << 20
+
+// surroundings are the folders that one decision finds around it.
+type surroundings struct {
+	mounts wazero.FSConfig
+	read   []*artifacts
+	write  *redacted
+}
+
+func newSurroundings(ctx context.Context, files abi.Files, limits Limits) *surroundings {
+	s := &surroundings{mounts: wazero.NewFSConfig()}
+	for _, from := range []struct {
+		files fs.FS
+		at    string
+	}{{files.Artifacts, abi.ArtifactRoot}, {files.Own, abi.OwnRoot}} {
+		if from.files != nil {
+			tree := newArtifacts(ctx, from.files, limits)
+			s.read = append(s.read, tree)
+			s.mount(&sysfs.ReadFS{FS: &sysfs.AdaptFS{FS: tree}}, from.at)
+		}
+	}
+	if files.Redacted != nil {
+		s.write = newRedacted(ctx, files.Redacted, limits)
+		s.mount(s.write, abi.RedactedRoot)
+	}
+	return s
+}
+
+func (s *surroundings) mount(files experimental.FS, at string) {
+	s.mounts = s.mounts.(sysfs.FSConfig).WithSysFSMount(files, at)
+}
+
+// full reports whether there was no room for what the policy wrote.
+func (s *surroundings) full() bool { return s.write != nil && s.write.full }
+
+// close closes what the policy left open.
+func (s *surroundings) close() {
+	for _, tree := range s.read {
+		tree.close()
+	}
+	if s.write != nil {
+		s.write.close()
+	}
+}
 
 // artifacts is what a policy sees of the caller's file system: regular files and folders,
 // read-only, without times, owners or inode numbers, folders in the order of their names. A

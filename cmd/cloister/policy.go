@@ -70,21 +70,25 @@ func (a *app) policyTestCommand() *cobra.Command {
 }
 
 const aboutEval = `Eval asks a policy one request, as JSON, and prints its decision. --artifacts is a folder that holds a
-file or a folder for each channel, as a policy finds them under /artifact.
+file or a folder for each channel, as a policy finds them under /artifact; --self holds the assets of its
+owner. At redact, what the policy writes goes to the new folder --redacted.
 Exit status: 0 it allows · 3 it denies, or gives no valid answer`
 
 func (a *app) policyEvalCommand() *cobra.Command {
-	var request, artifacts string
+	var request string
+	var around surroundings
 	c := &cobra.Command{
 		Use: "eval POLICY.wasm --request REQUEST.json", Short: "Ask a policy one request", Long: aboutEval,
 		Example: "  cloister policy eval mine.wasm --request request.json --artifacts out/",
 		Args:    takes("cloister policy eval POLICY.wasm --request REQUEST.json", 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.evalPolicy(c.Context(), args[0], request, artifacts)
+			return a.evalPolicy(c.Context(), args[0], request, around)
 		},
 	}
 	c.Flags().StringVar(&request, "request", "", "the file that holds the request (required)")
-	c.Flags().StringVar(&artifacts, "artifacts", "", "the folder that holds the artifacts")
+	c.Flags().StringVar(&around.artifacts, "artifacts", "", "the folder that holds the artifacts")
+	c.Flags().StringVar(&around.own, "self", "", "the folder that holds the assets of the policy's owner")
+	c.Flags().StringVar(&around.redacted, "redacted", "", "a new folder for what the policy writes")
 	return c
 }
 

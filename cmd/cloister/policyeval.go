@@ -9,9 +9,13 @@ import (
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/sdk"
 )
 
-func (a *app) evalPolicy(ctx context.Context, path, requestFile, artifacts string) error {
+// surroundings are the folders of `policy eval`.
+type surroundings struct{ artifacts, own, redacted string }
+
+func (a *app) evalPolicy(ctx context.Context, path, requestFile string, around surroundings) error {
 	raw, err := client.ReadBounded(requestFile, wire.MaxControl)
 	if err != nil {
 		return usage("name a file that holds a request as docs/policy-abi.md has it", "--request %s: %v", requestFile, err)
@@ -20,18 +24,10 @@ func (a *app) evalPolicy(ctx context.Context, path, requestFile, artifacts strin
 	if err := abi.DecodeExact(raw, wire.MaxControl, &request); err != nil {
 		return usage("docs/policy-abi.md says what a request holds", "--request %s: %v", requestFile, err)
 	}
-	if (request.Point == abi.Egress) != (artifacts != "") {
-		return usage("at egress name the folder of the artifacts with --artifacts; at any other point there are none",
-			"--artifacts: the request is asked at %.40q", request.Point)
-	}
-	var files fs.FS
-	if artifacts != "" {
-		root, err := os.OpenRoot(artifacts)
-		if err != nil {
-			return usage("name the folder that holds one file or folder for each channel", "--artifacts: %v", err)
-		}
-		defer root.Close()
-		files = root.FS()
+	files, done, err := around.open(request.Point)
+	defer done()
+	if err != nil {
+		return err
 	}
 	return withPolicies(ctx, []string{path}, func(all []tried) error {
 		decision, err := all[0].policy.Decide(ctx, request, files)
@@ -47,4 +43,44 @@ func (a *app) evalPolicy(ctx context.Context, path, requestFile, artifacts strin
 		}
 		return nil
 	})
+}
+
+// open opens the folders that belong to a point. The caller calls done, with an error too.
+func (s surroundings) open(point abi.Point) (files abi.Files, done func(), err error) {
+	var roots []*os.Root
+	done = func() {
+		for _, root := range roots {
+			_ = root.Close()
+		}
+	}
+	if point.HasFiles() != (s.artifacts != "") {
+		return files, done, usage("at redact and egress name the folder of the artifacts with --artifacts; at any other point there are none",
+			"--artifacts: the request is asked at %.40q", point)
+	}
+	if (point == abi.Redact) != (s.redacted != "") {
+		return files, done, usage("at redact name a folder for what the policy writes with --redacted; at any other point there is none",
+			"--redacted: the request is asked at %.40q", point)
+	}
+	open := func(dir, flag, hint string) fs.FS {
+		root, failed := os.OpenRoot(dir)
+		if failed != nil {
+			err = usage(hint, "%s: %v", flag, failed)
+			return nil
+		}
+		roots = append(roots, root)
+		return root.FS()
+	}
+	if s.artifacts != "" {
+		files.Artifacts = open(s.artifacts, "--artifacts", "name the folder that holds one file or folder for each channel")
+	}
+	if s.own != "" && err == nil {
+		files.Own = open(s.own, "--self", "name the folder that holds one file or folder for each asset of the owner")
+	}
+	if s.redacted != "" && err == nil {
+		if made := os.Mkdir(s.redacted, 0o755); made != nil {
+			return files, done, usage("name a folder that is not there yet", "--redacted: %v", made)
+		}
+		files.Redacted = sdk.Folder(s.redacted)
+	}
+	return files, done, err
 }

@@ -58,17 +58,26 @@ func (a *app) testPolicy(ctx context.Context, path, dir string, verbose bool) er
 
 // ask asks a policy one fixture.
 func ask(ctx context.Context, p tried, f policytest.Fixture) fixtureResult {
-	start := time.Now()
-	decision, err := p.policy.Decide(ctx, f.Request(), f.Files())
-	r := fixtureResult{Name: f.Name, Took: float64(time.Since(start).Microseconds()) / 1000}
-	if wrong := f.Check(decision, err, p.policy.Manifest()); wrong != nil {
+	answer, took := p.ask(ctx, f)
+	r := fixtureResult{Name: f.Name, Took: float64(took.Microseconds()) / 1000}
+	if wrong := f.Check(answer, p.policy.Manifest()); wrong != nil {
 		r.Problem = wrong.Error()
 	}
 	r.Pass = r.Problem == ""
-	if err == nil {
-		r.Decision = &decision
+	if answer.Err == nil {
+		r.Decision = &answer.Decision
 	}
 	return r
+}
+
+// ask puts a fixture to the policy, and says how long the decision took.
+func (p tried) ask(ctx context.Context, f policytest.Fixture) (answer policytest.Answer, took time.Duration) {
+	answer = f.Ask(func(request abi.Request, files abi.Files) (abi.Decision, error) {
+		start := time.Now()
+		defer func() { took = time.Since(start) }()
+		return p.policy.Decide(ctx, request, files)
+	})
+	return answer, took
 }
 
 func (a *app) printTest(r *testReport, verbose bool) {
@@ -117,15 +126,12 @@ func (a *app) benchPolicy(ctx context.Context, path, dir string, rounds int) err
 		var carried int64
 		for range rounds {
 			for _, f := range fixtures {
-				request := f.Request()
-				start := time.Now()
-				_, _ = all[0].policy.Decide(ctx, request, f.Files()) // a fixture may expect a failure
+				_, d := all[0].ask(ctx, f) // a fixture may expect a failure
 				if err := context.Cause(ctx); err != nil {
 					return err
 				}
-				d := time.Since(start)
 				took, total = append(took, d), total+d
-				for _, artifact := range request.Artifacts {
+				for _, artifact := range f.Request().Artifacts {
 					carried += artifact.Bytes
 				}
 			}
@@ -198,9 +204,9 @@ func (a *app) diffPolicies(ctx context.Context, before, after, dir string) error
 
 // answer is a verdict in one line.
 func answer(ctx context.Context, p tried, f policytest.Fixture) string {
-	decision, err := p.policy.Decide(ctx, f.Request(), f.Files())
-	if err != nil {
+	answer, _ := p.ask(ctx, f)
+	if answer.Err != nil {
 		return "no valid answer, which denies"
 	}
-	return compact(decision)
+	return compact(answer.Decision)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"unicode"
 
@@ -20,33 +19,27 @@ const maxDetail = 300
 //
 // It fails with a [Denial], or with ctx's error if that ended: a job that was cancelled or
 // timed out gets no verdict at all.
-func (b *Border) ask(ctx context.Context, request abi.Request, artifacts fs.FS) ([]abi.Decision, error) {
-	request.ABI, request.Policies = abi.Version, b.Policies()
-	if request.Channels == nil {
-		request.Channels = []abi.Channel{} // a policy reads a list, never null
-	}
+func (b *Border) ask(ctx context.Context, request abi.Request, files func(Party) abi.Files) ([]abi.Decision, error) {
 	var answers []abi.Decision
-	for start := 0; start < len(b.parties); {
-		end := start
-		for end < len(b.parties) && b.parties[end].own() == b.parties[start].own() {
-			end++
-		}
-		ranked, err := b.askRank(ctx, request, artifacts, start, end)
+	for start, end := range b.ranks() {
+		ranked, err := b.askRank(ctx, request, files, start, end)
 		if err != nil {
 			return nil, err
 		}
 		answers = append(answers, ranked...)
-		start = end
 	}
 	return answers, ctx.Err()
 }
 
+// nobodysFiles is what policies find before there are artifacts.
+func nobodysFiles(Party) abi.Files { return abi.Files{} }
+
 // askRank asks the parties from start to end, and records what came of it.
-func (b *Border) askRank(ctx context.Context, request abi.Request, artifacts fs.FS, start, end int) ([]abi.Decision, error) {
+func (b *Border) askRank(ctx context.Context, request abi.Request, files func(Party) abi.Files, start, end int) ([]abi.Decision, error) {
 	answers := make([]abi.Decision, 0, end-start)
 	var denials []Denial
 	for i := start; i < end; i++ {
-		answer, denial := b.askOne(ctx, request, artifacts, i)
+		answer, denial := b.askOne(ctx, request, files(b.parties[i]), i)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -55,20 +48,31 @@ func (b *Border) askRank(ctx context.Context, request abi.Request, artifacts fs.
 			denials = append(denials, *denial)
 		}
 	}
-	if len(denials) > 1 {
-		return nil, b.deny(Denial{Point: request.Point})
-	}
-	for i := start; i < end; i++ {
+	for i := start; i < end && len(denials) <= 1; i++ {
 		if answers[i-start].Allow {
 			if err := b.record(receipt.Decision{Point: request.Point, Policy: &i, Allow: true}); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if len(denials) == 1 {
-		return nil, b.deny(denials[0])
+	if err := b.verdict(request.Point, denials); err != nil {
+		return nil, err
 	}
 	return answers, nil
+}
+
+// verdict is the denial that a rank's denials come to, recorded; nil if there are none. It tells
+// nothing of several.
+func (b *Border) verdict(point abi.Point, denials []Denial) error {
+	switch len(denials) {
+	case 0:
+		return nil
+	case 1:
+		denials[0].Point = point
+		return b.deny(denials[0])
+	default:
+		return b.deny(Denial{Point: point})
+	}
 }
 
 // deny records a denial and returns it.
@@ -90,25 +94,24 @@ func (b *Border) record(d receipt.Decision) error {
 
 // askOne asks party i. An answer that is not an allow in every respect is a denial, and the
 // decision that comes with a denial is the zero one.
-func (b *Border) askOne(ctx context.Context, request abi.Request, artifacts fs.FS, i int) (abi.Decision, *Denial) {
+func (b *Border) askOne(ctx context.Context, request abi.Request, files abi.Files, i int) (abi.Decision, *Denial) {
 	p := b.parties[i]
-	request.Self, request.Config = i, p.Config
-	codes := p.Codes[:min(len(p.Codes), abi.MaxCodes)]
-	answer, err := p.decide(ctx, request, artifacts)
-	if err == nil {
-		err = answer.Check(request, abi.Manifest{Codes: codes})
+	request.ABI, request.Policies, request.Self, request.Config = abi.Version, b.Policies(), i, p.Config
+	if request.Channels == nil {
+		request.Channels = []abi.Channel{} // a policy reads a list, never null
 	}
-	if err == nil && answer.Allow {
+	answer, err := p.decide(ctx, request, files)
+	if err == nil {
+		err = answer.Check(request, p.Manifest)
+	}
+	if err != nil {
+		return abi.Decision{}, b.fail(request.Point, i, err)
+	}
+	if answer.Allow {
 		return answer, nil
 	}
 	denial := &Denial{Point: request.Point, Policy: &i}
-	if err != nil {
-		if p.own() {
-			denial.Detail = oneLine(err.Error())
-		}
-		return abi.Decision{}, denial
-	}
-	for _, c := range codes {
+	for _, c := range p.Manifest.Codes {
 		if c.Code == answer.Code {
 			denial.Code, denial.Hint = c.Code, c.Hint
 		}
@@ -116,14 +119,24 @@ func (b *Border) askOne(ctx context.Context, request abi.Request, artifacts fs.F
 	return abi.Decision{}, denial
 }
 
+// fail is the denial of a policy that gave no valid answer. Why is for the operator to know only
+// of their own.
+func (b *Border) fail(point abi.Point, i int, err error) *Denial {
+	denial := &Denial{Point: point, Policy: &i}
+	if b.parties[i].own() {
+		denial.Detail = oneLine(err.Error())
+	}
+	return denial
+}
+
 // decide makes a panic of the judge's an error that says nothing of what it panicked with.
-func (p Party) decide(ctx context.Context, request abi.Request, artifacts fs.FS) (_ abi.Decision, err error) {
+func (p Party) decide(ctx context.Context, request abi.Request, files abi.Files) (_ abi.Decision, err error) {
 	defer func() {
 		if recover() != nil {
 			err = errors.New("the policy could not be asked: panic")
 		}
 	}()
-	return p.Judge.Decide(ctx, request, artifacts)
+	return p.Judge.Decide(ctx, request, files)
 }
 
 // oneLine makes text fit for a terminal.

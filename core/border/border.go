@@ -3,16 +3,18 @@
 //
 // A [Border] belongs to one job. It asks every policy at admit, ingress and egress, in that
 // order and once each, records each decision before it counts, and hands out a [Clearance]
-// only if every policy allowed exactly the bytes that the Clearance can release. Errors deny.
+// only if every policy allowed exactly the bytes that the Clearance can release. Policies that
+// redact do so before egress, and are then asked about what is left like everybody. Errors deny.
 // It trusts no policy's answer, no file of the application's and no executor.
 package border
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"iter"
 	"maps"
 	"slices"
 
@@ -26,18 +28,19 @@ var ErrDenied = errors.New("denied")
 // ErrOrder says that a point was asked out of turn, twice, or after one that was not passed.
 var ErrOrder = errors.New("the border is not at this point")
 
-// Judge is a loaded policy. Any error or panic is a denial. Decide ends soon after its context.
+// Judge is a loaded policy. Any error or panic is a denial. Decide ends soon after its context,
+// and uses no file once it has returned.
 type Judge interface {
-	Decide(ctx context.Context, request abi.Request, artifacts fs.FS) (abi.Decision, error)
+	Decide(ctx context.Context, request abi.Request, files abi.Files) (abi.Decision, error)
 }
 
 // Party is one policy of a job.
 type Party struct {
 	Ref    abi.PolicyRef
 	Config json.RawMessage
-	// Codes are the policy's declared denial codes; those beyond [abi.MaxCodes] are not declared.
-	Codes []abi.Code
-	Judge Judge
+	// Manifest says what the policy may answer; codes beyond [abi.MaxCodes] are not declared.
+	Manifest abi.Manifest
+	Judge    Judge
 }
 
 // own reports whether the policy is the operator's.
@@ -81,11 +84,22 @@ type Border struct {
 	next abi.Point
 }
 
-// New makes the border of one job. Parties are asked owners first, then the operator's own;
+// New makes the border of one job. Owners are asked first, in an order that no operator can
+// choose: by owner, policy and then asset. The operator's own policies follow in the job's order.
 // [Border.Policies] gives that order.
 func New(parties []Party, recorder Recorder) *Border {
 	ordered := slices.Clone(parties)
-	slices.SortStableFunc(ordered, func(a, b Party) int { return rank(a) - rank(b) })
+	for i := range ordered {
+		m := &ordered[i].Manifest
+		m.Codes = m.Codes[:min(len(m.Codes), abi.MaxCodes)]
+	}
+	slices.SortStableFunc(ordered, func(a, b Party) int {
+		if a.own() || b.own() {
+			return rank(a) - rank(b)
+		}
+		return cmp.Or(cmp.Compare(a.Ref.Owner, b.Ref.Owner), cmp.Compare(a.Ref.Module, b.Ref.Module),
+			cmp.Compare(a.Ref.Config, b.Ref.Config), cmp.Compare(a.Ref.Asset, b.Ref.Asset))
+	})
 	return &Border{parties: ordered, recorder: recorder, next: abi.Admit}
 }
 
@@ -94,6 +108,19 @@ func rank(p Party) int {
 		return 1
 	}
 	return 0
+}
+
+// ranks yields the parties as they are asked together: the owners', then the operator's own.
+func (b *Border) ranks() iter.Seq2[int, int] {
+	owners := len(b.parties)
+	for owners > 0 && b.parties[owners-1].own() {
+		owners--
+	}
+	return func(yield func(start, end int) bool) {
+		if owners == 0 || yield(0, owners) {
+			yield(owners, len(b.parties))
+		}
+	}
 }
 
 // Policies names the parties in the order in which they are asked.
@@ -125,7 +152,7 @@ func (b *Border) Admit(ctx context.Context, request abi.Request) error {
 		return err
 	}
 	request.Point = abi.Admit
-	answers, err := b.ask(ctx, request, nil)
+	answers, err := b.ask(ctx, request, nobodysFiles)
 	if err != nil {
 		return err
 	}
@@ -162,7 +189,7 @@ func (b *Border) Ingress(ctx context.Context, request abi.Request) error {
 		return err
 	}
 	request.Point, request.Channels = abi.Ingress, b.Consented()
-	if _, err := b.ask(ctx, request, nil); err != nil {
+	if _, err := b.ask(ctx, request, nobodysFiles); err != nil {
 		return err
 	}
 	b.next = abi.Egress

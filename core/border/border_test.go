@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -43,7 +42,7 @@ func TestI2_WhateverIsNoAllowDenies(t *testing.T) {
 			return says(max(p, abi.Egress), abi.Decision{Allow: true, Channels: []abi.Channel{result}})
 		},
 		"a panic": func(p abi.Point) border.Judge {
-			return at(p, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { panic("row 7: secret") })
+			return at(p, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) { panic("row 7: secret") })
 		},
 	}
 	for rule, make := range rows {
@@ -102,7 +101,7 @@ func TestI2_AJobThatEndsGetsNoVerdict(t *testing.T) {
 			t.Run(fmt.Sprintf("%s at %s", rule, point), func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				last := allow()
-				ending := at(point, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+				ending := at(point, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 					cancel()
 					return answer(r)
 				})
@@ -133,7 +132,7 @@ func TestI2_AJobThatEndedReleasesNothing(t *testing.T) {
 		s := newScene(t)
 		s.write("r", "x")
 		s.pass(result)
-		c, err := s.Egress(ended, request(), []border.Candidate{s.file(result, "r")}[:candidates], plenty)
+		c, err := s.Egress(ended, request(), s.leaving([]border.Candidate{s.file(result, "r")}[:candidates]...))
 		if c != nil || !errors.Is(err, context.Canceled) || errors.Is(err, border.ErrOutput) {
 			t.Errorf("%s: got %v, %v", rule, c, err)
 		}
@@ -250,7 +249,7 @@ func holdRecord(t *testing.T, decisions []receipt.Decision, told border.Denial) 
 }
 
 func TestI7_AnOwnersPanicTellsNothing(t *testing.T) {
-	panics := at(abi.Egress, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { panic("row 7: secret") })
+	panics := at(abi.Egress, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) { panic("row 7: secret") })
 	for _, party := range []border.Party{owner("a", panics), own("o", panics)} {
 		_, err := newScene(t, party).walk(t.Context())
 		d, ok := errors.AsType[*border.Denial](err)
@@ -262,9 +261,9 @@ func TestI7_AnOwnersPanicTellsNothing(t *testing.T) {
 
 func TestI7_CodesBeyondFifteenAreNotTold(t *testing.T) {
 	party := owner("a", deny(abi.Admit, "code-15"))
-	party.Codes = nil
+	party.Manifest.Codes = nil
 	for i := range 16 {
-		party.Codes = append(party.Codes, abi.Code{Code: fmt.Sprintf("code-%d", i), Hint: "h"})
+		party.Manifest.Codes = append(party.Manifest.Codes, abi.Code{Code: fmt.Sprintf("code-%d", i), Hint: "h"})
 	}
 	_, err := newScene(t, party).walk(t.Context())
 	if d, ok := errors.AsType[*border.Denial](err); !ok || d.Code != "" || d.Hint != "" {

@@ -54,6 +54,27 @@ type Candidate struct {
 	Tree bool
 }
 
+// Asset is where an asset of the job is, for the policies of its owner.
+type Asset struct {
+	// Name is the asset's in the request, Owner its owner; empty for the operator's own.
+	Name, Owner string
+	// Dir is the folder that holds it.
+	Dir *os.Root
+	// File names the one file in Dir that it is; empty if the asset is the folder.
+	File string
+}
+
+// Leaving is what an application left, and what policies need to judge it.
+type Leaving struct {
+	Candidates []Candidate
+	// MaxBytes bounds each artifact.
+	MaxBytes int64
+	// Assets are the job's.
+	Assets []Asset
+	// Scratch is an empty folder for replacements. Nobody else writes there.
+	Scratch *os.Root
+}
+
 // Clearance is what every policy allowed to leave. It is the only way to an artifact's bytes.
 // Release is safe for concurrent use; Close comes after the last Release has returned.
 type Clearance struct{ frozen []frozen } // sorted by channel
@@ -62,19 +83,21 @@ type Clearance struct{ frozen []frozen } // sorted by channel
 type frozen struct {
 	abi.Artifact
 	source *tree.Source
+	// drop gives back the room of a replacement, for another one; nil for an application's output.
+	drop func() error
 }
 
 // carries is what counts against a cap: content, and in a folder the names too.
 func (f frozen) carries() int64 { return f.Bytes + f.source.Names() }
 
-// Egress freezes the candidates of consented channels, asks every policy about all of them in
-// one request each, and clears them if all allow. maxBytes bounds each artifact. Without
-// anything to judge nobody is asked, and an empty Clearance is the result.
+// Egress freezes the candidates of consented channels, lets the policies that redact replace
+// what they declared, asks every policy about all that is left in one request each, and clears
+// it if all allow. Without anything to judge nobody is asked, and an empty Clearance is the result.
 //
 // It fails with an [OutputError], with a [Denial], or with ctx's error; nothing is cleared
 // then. What the policies read is what was frozen because nothing can write there any more:
 // the sandbox is dead, and the files are the enclave's alone.
-func (b *Border) Egress(ctx context.Context, request abi.Request, candidates []Candidate, maxBytes int64) (_ *Clearance, err error) {
+func (b *Border) Egress(ctx context.Context, request abi.Request, leaving Leaving) (_ *Clearance, err error) {
 	if err := b.enter(abi.Egress); err != nil {
 		return nil, err
 	}
@@ -84,11 +107,11 @@ func (b *Border) Egress(ctx context.Context, request abi.Request, candidates []C
 			_ = c.Close()
 		}
 	}()
-	for _, candidate := range candidates {
+	for _, candidate := range leaving.Candidates {
 		if _, ok := b.consent[candidate.Channel]; !ok {
 			continue
 		}
-		if err := c.freeze(ctx, candidate, maxBytes); err != nil {
+		if err := c.freeze(ctx, candidate, leaving.MaxBytes); err != nil {
 			return nil, b.refuse(ctx, candidate.Channel, err)
 		}
 	}
@@ -99,13 +122,17 @@ func (b *Border) Egress(ctx context.Context, request abi.Request, candidates []C
 		return c, nil
 	}
 	slices.SortFunc(c.frozen, func(a, b frozen) int { return cmp.Compare(a.Channel, b.Channel) })
+	request.Channels = b.Consented()
+	if err := b.redact(ctx, request, c, leaving); err != nil {
+		return nil, err
+	}
 	for _, f := range c.frozen {
 		if limit := b.consent[f.Channel]; limit >= 0 && f.carries() > limit {
 			return nil, b.deny(Denial{Point: abi.Egress})
 		}
 	}
-	request.Point, request.Channels, request.Artifacts = abi.Egress, b.Consented(), c.Artifacts()
-	if _, err := b.ask(ctx, request, &view{c.frozen}); err != nil {
+	request.Point, request.Artifacts = abi.Egress, c.Artifacts()
+	if _, err := b.ask(ctx, request, c.shows(leaving)); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -126,24 +153,53 @@ func (c *Clearance) freeze(ctx context.Context, from Candidate, maxBytes int64) 
 	if c.find(from.Channel) != nil {
 		return errors.New("the channel has two candidates")
 	}
+	f, err := freeze(ctx, from, maxBytes)
+	if err == nil {
+		c.frozen = append(c.frozen, f)
+	}
+	return err
+}
+
+func freeze(ctx context.Context, from Candidate, maxBytes int64) (_ frozen, err error) {
 	source, err := tree.Freeze(from.Dir, from.Name, tree.Limits{Bytes: maxBytes, Entries: maxEntries})
 	if err != nil {
-		return err
+		return frozen{}, err
 	}
-	c.frozen = append(c.frozen, frozen{source: source}) // so that Close finds it
+	defer func() {
+		if err != nil {
+			_ = source.Close()
+		}
+	}()
 	if _, isFile := source.IsFile(); isFile == from.Tree {
-		return fmt.Errorf("%w: a file where a folder is declared, or the other way round", tree.ErrRefused)
+		return frozen{}, fmt.Errorf("%w: a file where a folder is declared, or the other way round", tree.ErrRefused)
 	}
 	sum, err := source.Digest(ctx)
 	if err != nil {
-		return err
+		return frozen{}, err
 	}
 	artifact := abi.Artifact{Channel: from.Channel, Kind: "tree", Digest: sum.Digest, Bytes: sum.Bytes, Files: sum.Files}
 	if !from.Tree {
 		artifact.Kind, artifact.Digest = "file", source.FileSum()
 	}
-	c.frozen[len(c.frozen)-1] = frozen{artifact, source}
-	return nil
+	return frozen{Artifact: artifact, source: source}, nil
+}
+
+// shows gives what a party finds around it when it judges: the artifacts, and its owner's assets.
+func (c *Clearance) shows(leaving Leaving) func(Party) abi.Files {
+	artifacts := view{}
+	for _, f := range c.frozen {
+		only, _ := f.source.IsFile()
+		artifacts = append(artifacts, entry{string(f.Channel), f.source.FS(), only})
+	}
+	return func(p Party) abi.Files {
+		own := view{}
+		for _, a := range leaving.Assets {
+			if a.Owner == p.Ref.Owner {
+				own = append(own, entry{a.Name, a.Dir.FS(), a.File})
+			}
+		}
+		return abi.Files{Artifacts: artifacts, Own: own}
+	}
 }
 
 func (c *Clearance) find(ch abi.Channel) *frozen {

@@ -33,9 +33,9 @@ func release(t *testing.T, c *border.Clearance, ch abi.Channel) (string, error) 
 func TestI1_EveryPolicyJudgesTheBytesThatLeave(t *testing.T) {
 	read := map[string]string{}
 	reads := func(name string) *fake {
-		return at(abi.Egress, func(_ context.Context, r abi.Request, artifacts fs.FS) (abi.Decision, error) {
-			content, err := fs.ReadFile(artifacts, string(result))
-			inside, err2 := fs.ReadFile(artifacts, string(model)+"/w/layer")
+		return at(abi.Egress, func(_ context.Context, r abi.Request, files abi.Files) (abi.Decision, error) {
+			content, err := fs.ReadFile(files.Artifacts, string(result))
+			inside, err2 := fs.ReadFile(files.Artifacts, string(model)+"/w/layer")
 			read[name] = string(content) + "|" + string(inside)
 			return abi.Decision{Allow: true}, errors.Join(err, err2)
 		})
@@ -88,7 +88,7 @@ func TestI1_EveryPolicyJudgesTheBytesThatLeave(t *testing.T) {
 
 // A judge that writes into its request changes nothing of what is cleared.
 func TestI1_AJudgeCannotChangeWhatIsCleared(t *testing.T) {
-	s := newScene(t, owner("a", at(abi.Egress, func(_ context.Context, r abi.Request, _ fs.FS) (abi.Decision, error) {
+	s := newScene(t, owner("a", at(abi.Egress, func(_ context.Context, r abi.Request, _ abi.Files) (abi.Decision, error) {
 		r.Artifacts[0].Channel, r.Policies[0].Owner = model, ""
 		return abi.Decision{Allow: true}, nil
 	})))
@@ -183,12 +183,12 @@ func TestI1_AFileThatComesLaterStays(t *testing.T) {
 // TestI1_WithoutConsentNothingIsLookedAt: a channel that was not consented to is neither
 // frozen (a link there would be an error) nor shown nor released.
 func TestI1_WithoutConsentNothingIsLookedAt(t *testing.T) {
-	sees := at(abi.Egress, func(_ context.Context, r abi.Request, artifacts fs.FS) (abi.Decision, error) {
-		entries, err := fs.ReadDir(artifacts, ".")
+	sees := at(abi.Egress, func(_ context.Context, r abi.Request, files abi.Files) (abi.Decision, error) {
+		entries, err := fs.ReadDir(files.Artifacts, ".")
 		if len(entries) != 1 || len(r.Artifacts) != 1 || slices.Contains(r.Channels, model) {
 			return abi.Decision{}, errors.New("sees more")
 		}
-		if _, err := artifacts.Open(string(model)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := files.Artifacts.Open(string(model)); !errors.Is(err, fs.ErrNotExist) {
 			return abi.Decision{}, errors.New("opens more")
 		}
 		return abi.Decision{Allow: true}, err
@@ -325,29 +325,29 @@ func TestACapIsADecision(t *testing.T) {
 
 // TestViewIsAFileSystem: what policies see passes the standard library's own suite.
 func TestViewIsAFileSystem(t *testing.T) {
-	s := newScene(t, owner("a", at(abi.Egress, func(_ context.Context, _ abi.Request, artifacts fs.FS) (abi.Decision, error) {
-		if err := fstest.TestFS(artifacts, string(result), string(model)+"/w/layer", string(model)+"/empty", string(abi.Stdout)); err != nil {
+	s := newScene(t, owner("a", at(abi.Egress, func(_ context.Context, _ abi.Request, files abi.Files) (abi.Decision, error) {
+		if err := fstest.TestFS(files.Artifacts, string(result), string(model)+"/w/layer", string(model)+"/empty", string(abi.Stdout)); err != nil {
 			return abi.Decision{}, err
 		}
 		for _, name := range []string{"r.csv", string(result) + "/r.csv", "outputs.other", string(model) + "/../r.csv", "/etc/passwd", ""} {
-			if _, err := artifacts.Open(name); err == nil {
+			if _, err := files.Artifacts.Open(name); err == nil {
 				t.Errorf("opened %q", name)
 			}
-			if _, err := fs.Lstat(artifacts, name); err == nil {
+			if _, err := fs.Lstat(files.Artifacts, name); err == nil {
 				t.Errorf("described %q", name)
 			}
-			if _, err := fs.ReadDir(artifacts, name); err == nil {
+			if _, err := fs.ReadDir(files.Artifacts, name); err == nil {
 				t.Errorf("listed %q", name)
 			}
 		}
-		if _, err := fs.ReadLink(artifacts, string(result)); err == nil {
+		if _, err := fs.ReadLink(files.Artifacts, string(result)); err == nil {
 			t.Error("an artifact is a link")
 		}
-		entries, err := fs.ReadDir(artifacts, ".")
+		entries, err := fs.ReadDir(files.Artifacts, ".")
 		if err != nil || len(entries) != 3 || entries[0].Name() != string(abi.Stdout) || entries[1].IsDir() == false {
 			t.Errorf("listed %v, %v", entries, err)
 		}
-		file, err := artifacts.Open(string(result))
+		file, err := files.Artifacts.Open(string(result))
 		if err != nil {
 			return abi.Decision{}, err
 		}

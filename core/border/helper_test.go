@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,22 +21,22 @@ const (
 
 // fake is a policy in Go. It remembers what it was asked.
 type fake struct {
-	answer func(ctx context.Context, request abi.Request, artifacts fs.FS) (abi.Decision, error)
+	answer func(ctx context.Context, request abi.Request, files abi.Files) (abi.Decision, error)
 	asked  []abi.Request
 }
 
 var _ border.Judge = (*fake)(nil)
 
-func (f *fake) Decide(ctx context.Context, request abi.Request, artifacts fs.FS) (abi.Decision, error) {
+func (f *fake) Decide(ctx context.Context, request abi.Request, files abi.Files) (abi.Decision, error) {
 	f.asked = append(f.asked, request)
-	return f.answer(ctx, request, artifacts)
+	return f.answer(ctx, request, files)
 }
 
 // at is a policy that consents to everything and allows everything, but answers as told at one point.
-func at(point abi.Point, answer func(context.Context, abi.Request, fs.FS) (abi.Decision, error)) *fake {
-	return &fake{answer: func(ctx context.Context, request abi.Request, artifacts fs.FS) (abi.Decision, error) {
+func at(point abi.Point, answer func(context.Context, abi.Request, abi.Files) (abi.Decision, error)) *fake {
+	return &fake{answer: func(ctx context.Context, request abi.Request, files abi.Files) (abi.Decision, error) {
 		if request.Point == point {
-			return answer(ctx, request, artifacts)
+			return answer(ctx, request, files)
 		}
 		return yes(request), nil
 	}}
@@ -66,23 +65,25 @@ func deny(point abi.Point, code string) *fake { return says(point, abi.Decision{
 
 // says answers d at a point.
 func says(point abi.Point, d abi.Decision) *fake {
-	return at(point, func(context.Context, abi.Request, fs.FS) (abi.Decision, error) { return d, nil })
+	return at(point, func(context.Context, abi.Request, abi.Files) (abi.Decision, error) { return d, nil })
 }
 
 // fails fails at a point, together with an allow that must not count.
 func fails(point abi.Point, err error) *fake {
-	return at(point, func(_ context.Context, request abi.Request, _ fs.FS) (abi.Decision, error) { return yes(request), err })
+	return at(point, func(_ context.Context, request abi.Request, _ abi.Files) (abi.Decision, error) {
+		return yes(request), err
+	})
 }
 
 var codes = []abi.Code{{Code: "small-group", Hint: "ask for larger groups"}, {Code: "wrong-columns", Hint: "drop columns"}}
 
 // owner and own make parties of judges.
 func owner(name string, j border.Judge) border.Party {
-	return border.Party{Ref: abi.PolicyRef{Owner: "arn:" + name, Asset: "inputs." + name, Module: name}, Codes: codes, Judge: j}
+	return border.Party{Ref: abi.PolicyRef{Owner: "arn:" + name, Asset: "inputs." + name, Module: name}, Manifest: abi.Manifest{Codes: codes}, Judge: j}
 }
 
 func own(name string, j border.Judge) border.Party {
-	return border.Party{Ref: abi.PolicyRef{Module: name}, Config: json.RawMessage(`{"own":true}`), Codes: codes, Judge: j}
+	return border.Party{Ref: abi.PolicyRef{Module: name}, Config: json.RawMessage(`{"own":true}`), Manifest: abi.Manifest{Codes: codes}, Judge: j}
 }
 
 // recorder keeps decisions, and fails from the failFrom'th on if that is not 0.
@@ -118,6 +119,10 @@ type scene struct {
 	recorder *recorder
 	dir      string
 	root     *os.Root
+	// assets are what policies may find of their owners, scratch is where replacements are.
+	assets  []border.Asset
+	scratch string
+	room    *os.Root
 }
 
 func newScene(t *testing.T, parties ...border.Party) *scene {
@@ -128,8 +133,13 @@ func newScene(t *testing.T, parties ...border.Party) *scene {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
+	room, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { room.Close() })
 	r := &recorder{}
-	return &scene{Border: border.New(parties, r), t: t, recorder: r, dir: dir, root: root}
+	return &scene{Border: border.New(parties, r), t: t, recorder: r, dir: dir, root: root, scratch: room.Name(), room: room}
 }
 
 // write writes a file below the folder of outputs.
@@ -168,9 +178,14 @@ func (s *scene) folder(ch abi.Channel, name string) border.Candidate {
 	return border.Candidate{Channel: ch, Dir: s.root, Name: name, Tree: true}
 }
 
+// leaving is these candidates, with a folder for replacements.
+func (s *scene) leaving(candidates ...border.Candidate) border.Leaving {
+	return border.Leaving{Candidates: candidates, MaxBytes: plenty, Scratch: s.room, Assets: s.assets}
+}
+
 func (s *scene) egress(candidates ...border.Candidate) (*border.Clearance, error) {
 	s.t.Helper()
-	c, err := s.Egress(s.t.Context(), request(), candidates, plenty)
+	c, err := s.Egress(s.t.Context(), request(), s.leaving(candidates...))
 	if err != nil && c != nil {
 		s.t.Errorf("a Clearance came with %v", err)
 	}
@@ -190,5 +205,5 @@ func (s *scene) walk(ctx context.Context) (*border.Clearance, error) {
 	if err := s.Ingress(ctx, request()); err != nil {
 		return nil, err
 	}
-	return s.Egress(ctx, request(), []border.Candidate{s.file(result, "r")}, plenty)
+	return s.Egress(ctx, request(), s.leaving(s.file(result, "r")))
 }

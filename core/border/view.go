@@ -9,17 +9,24 @@ import (
 	"time"
 )
 
-// view is what policies see at egress: one entry for each artifact, named by its channel.
-// What was frozen holds no links; a reader that does not rely on it has Lstat.
-type view struct{ frozen []frozen }
+// view is what policies see: artifacts by their channels, or assets by their names, in the order
+// of those. What was frozen holds no links; a reader that does not rely on it has Lstat.
+type view []entry
+
+// entry is a file or a folder under a name of its own.
+type entry struct {
+	name  string
+	files fs.FS
+	only  string // the one file in files that it is; empty if it is all of them
+}
 
 var (
-	_ fs.ReadDirFS  = (*view)(nil)
-	_ fs.ReadLinkFS = (*view)(nil)
+	_ fs.ReadDirFS  = view{}
+	_ fs.ReadLinkFS = view{}
 )
 
-// Open opens an artifact, something in it, or the folder of all artifacts.
-func (v *view) Open(name string) (fs.File, error) {
+// Open opens an entry, something in it, or the folder of all entries.
+func (v view) Open(name string) (fs.File, error) {
 	if name == "." {
 		entries, err := v.ReadDir(".")
 		if err != nil {
@@ -39,7 +46,7 @@ func (v *view) Open(name string) (fs.File, error) {
 }
 
 // ReadDir lists a folder, sorted by name.
-func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
+func (v view) ReadDir(name string) ([]fs.DirEntry, error) {
 	if name != "." {
 		files, inside, err := v.find("readdir", name)
 		if err != nil {
@@ -47,9 +54,9 @@ func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
 		}
 		return fs.ReadDir(files, inside)
 	}
-	entries := make([]fs.DirEntry, 0, len(v.frozen))
-	for _, f := range v.frozen {
-		info, err := v.Lstat(string(f.Channel))
+	entries := make([]fs.DirEntry, 0, len(v))
+	for _, e := range v {
+		info, err := v.Lstat(e.name)
 		if err != nil {
 			return nil, err
 		}
@@ -58,8 +65,8 @@ func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
 	return entries, nil
 }
 
-// Lstat describes an artifact or something in it. It follows no link.
-func (v *view) Lstat(name string) (fs.FileInfo, error) {
+// Lstat describes an entry or something in it. It follows no link.
+func (v view) Lstat(name string) (fs.FileInfo, error) {
 	if name == "." {
 		return top{}, nil
 	}
@@ -75,24 +82,23 @@ func (v *view) Lstat(name string) (fs.FileInfo, error) {
 }
 
 // ReadLink fails: there are no links.
-func (v *view) ReadLink(name string) (string, error) {
+func (v view) ReadLink(name string) (string, error) {
 	return "", &fs.PathError{Op: "readlink", Path: name, Err: fs.ErrInvalid}
 }
 
-// find splits a path into the file system of its artifact and the path in that.
-func (v *view) find(op, name string) (fs.FS, string, error) {
+// find splits a path into the file system of its entry and the path in that.
+func (v view) find(op, name string) (fs.FS, string, error) {
 	if !fs.ValidPath(name) {
 		return nil, "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
-	channel, rest, _ := strings.Cut(name, "/")
-	for _, f := range v.frozen {
-		only, isFile := f.source.IsFile()
+	first, rest, _ := strings.Cut(name, "/")
+	for _, e := range v {
 		switch {
-		case string(f.Channel) != channel:
-		case !isFile:
-			return f.source.FS(), path.Join(".", rest), nil
+		case e.name != first:
+		case e.only == "":
+			return e.files, path.Join(".", rest), nil
 		case rest == "":
-			return f.source.FS(), only, nil
+			return e.files, e.only, nil
 		}
 	}
 	return nil, "", &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
@@ -112,7 +118,7 @@ func (a artifact) Stat() (fs.FileInfo, error) {
 	return named{info, a.name}, nil
 }
 
-// named is an artifact's own information under its channel's name.
+// named is an entry's own information under its name in the view.
 type named struct {
 	fs.FileInfo
 	name string
@@ -120,7 +126,7 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
-// folder is the open folder of all artifacts.
+// folder is the open folder of all entries.
 type folder struct {
 	entries []fs.DirEntry
 	next    int
@@ -149,7 +155,7 @@ func (f *folder) ReadDir(n int) ([]fs.DirEntry, error) {
 	return rest, nil
 }
 
-// top describes the folder of all artifacts.
+// top describes the folder of all entries.
 type top struct{}
 
 func (top) Name() string       { return "." }

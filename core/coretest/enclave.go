@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -304,9 +303,10 @@ func (p *Policies) Load(ctx context.Context, module []byte) (core.Policy, error)
 
 // Policy decides by At, and allows where that says nothing. It is safe for concurrent use.
 type Policy struct {
-	At     map[abi.Point]func(ctx context.Context, r abi.Request, artifacts fs.FS) (abi.Decision, error)
-	Codes  []abi.Code
-	Config func(json.RawMessage) error
+	At      map[abi.Point]func(ctx context.Context, r abi.Request, files abi.Files) (abi.Decision, error)
+	Codes   []abi.Code
+	Redacts []abi.Channel
+	Config  func(json.RawMessage) error
 
 	mu    sync.Mutex
 	asked []abi.Request
@@ -327,12 +327,12 @@ func (p *Policy) Asked(point abi.Point) (asked []abi.Request) {
 }
 
 // Decide decides.
-func (p *Policy) Decide(ctx context.Context, r abi.Request, artifacts fs.FS) (abi.Decision, error) {
+func (p *Policy) Decide(ctx context.Context, r abi.Request, files abi.Files) (abi.Decision, error) {
 	p.mu.Lock()
 	p.asked = append(p.asked, r)
 	p.mu.Unlock()
 	if at := p.At[r.Point]; at != nil {
-		return at(ctx, r, artifacts)
+		return at(ctx, r, files)
 	}
 	return Allow(r), nil
 }
@@ -346,9 +346,9 @@ func Allow(r abi.Request) abi.Decision {
 	return d
 }
 
-// Manifest declares Codes.
+// Manifest declares Codes and Redacts.
 func (p *Policy) Manifest() abi.Manifest {
-	return abi.Manifest{ABI: abi.Version, Name: "fake", Codes: p.Codes}
+	return abi.Manifest{ABI: abi.Version, Name: "fake", Codes: p.Codes, Redacts: p.Redacts}
 }
 
 // CheckConfig asks Config.

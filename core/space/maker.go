@@ -21,8 +21,8 @@ const (
 // socket belongs there. A file system of its own keeps the rest from other jobs' room.
 const socketBytes = 64 << 10
 
-// Maker makes spaces whose Work is a file system of its own, as large as the job's disk
-// limit. It is safe for concurrent use.
+// Maker makes spaces whose Work and Redacted are a file system of their own, as large as the
+// job's disk limit. It is safe for concurrent use.
 type Maker struct {
 	dir string
 	// distinct says that every job can have a user of its own.
@@ -47,7 +47,7 @@ func NewMakerWith(dir string, distinct bool, m mounter.Mounter) *Maker {
 }
 
 // Make makes the folders of one job. id is one component of a path, and no two spaces share
-// one; disk bounds Work in bytes. Where it fails nothing is left.
+// one; disk bounds Work and Redacted together in bytes. Where it fails nothing is left.
 func (m *Maker) Make(id string, disk int64) (_ *Space, err error) {
 	if !filepath.IsLocal(id) || filepath.Base(id) != id || id == "." {
 		return nil, fmt.Errorf("space: %.80q is no name of a folder", id)
@@ -58,20 +58,21 @@ func (m *Maker) Make(id string, disk int64) (_ *Space, err error) {
 	}
 	owner := m.owner()
 	s := &Space{
-		Staging: filepath.Join(root, "assets", "staging"),
-		Assets:  filepath.Join(root, "assets", "job"),
-		Work:    filepath.Join(root, "work"),
-		Socket:  filepath.Join(root, "socket"),
-		Own:     filepath.Join(root, "own"),
-		Owner:   owner,
-		root:    root,
-		mounter: m.mounter,
-		free:    func() { m.free(owner) },
+		Staging:  filepath.Join(root, "assets", "staging"),
+		Assets:   filepath.Join(root, "assets", "job"),
+		Work:     filepath.Join(root, "disk", "work"),
+		Redacted: filepath.Join(root, "disk", "redacted"),
+		Socket:   filepath.Join(root, "socket"),
+		Own:      filepath.Join(root, "own"),
+		Owner:    owner,
+		root:     root,
+		mounter:  m.mounter,
+		free:     func() { m.free(owner) },
 	}
 	for _, fs := range []struct {
 		dir  string
 		size int64
-	}{{s.Work, disk}, {s.Socket, socketBytes}} {
+	}{{filepath.Join(root, "disk"), disk}, {s.Socket, socketBytes}} {
 		if err = s.mounter.Mount(fs.dir, fs.size); err != nil {
 			break
 		}

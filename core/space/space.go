@@ -24,6 +24,8 @@ type Space struct {
 	Assets string
 	// Work is the application's to write. It holds outputs, logs and tmp.
 	Work string
+	// Redacted takes what policies put in the place of outputs. It shares the room of Work.
+	Redacted string
 	// Socket is where the executor's socket goes.
 	Socket string
 	// Own holds what the enclave itself writes about the job.
@@ -48,10 +50,16 @@ const (
 
 // make creates every folder. The caller wipes the space if it fails.
 func (s *Space) make() error {
+	if err := os.Chmod(filepath.Dir(s.Work), 0o711); err != nil { // the walls pass through as nobody
+		return err
+	}
 	for _, dir := range []string{s.Staging, s.Assets, s.Own} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
+	}
+	if err := os.Mkdir(s.Redacted, 0o700); err != nil {
+		return err
 	}
 	for _, dir := range []string{s.Work, s.Socket} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -85,8 +85,10 @@ func TestFixtures(t *testing.T) {
 					if err := policy.CheckConfig(fixture.Request().Config); err != nil && fixture.Allows() {
 						t.Errorf("the schema refuses a configuration that the policy takes: %v", err)
 					}
-					decision, err := policy.Decide(t.Context(), fixture.Request(), fixture.Files())
-					if err := fixture.Check(decision, err, policy.Manifest()); err != nil {
+					answer := fixture.Ask(func(request abi.Request, files abi.Files) (abi.Decision, error) {
+						return policy.Decide(t.Context(), request, files)
+					})
+					if err := fixture.Check(answer, policy.Manifest()); err != nil {
 						t.Error(err)
 					}
 				})

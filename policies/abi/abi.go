@@ -1,8 +1,9 @@
 // Package abi is the one definition of what the border and a policy say to each other.
 //
 // A policy is a WASI preview-1 command. It reads one [Request] as JSON from standard
-// input and writes one [Decision] as JSON to standard output. At egress it finds the
-// artifacts that it judges under [ArtifactRoot].
+// input and writes one [Decision] as JSON to standard output. Once the application has ended
+// it finds the artifacts that it judges under [ArtifactRoot], its owner's assets under
+// [OwnRoot], and may put other files in the place of artifacts under [RedactedRoot].
 //
 // The package imports the standard library only, so that a guest can share it. It holds
 // shapes and the rules that can be checked without a policy engine; it decides nothing.
@@ -21,20 +22,30 @@ const SectionName = "cloister.policy"
 // "allowed" a run then tells the operator one of few values (invariant I7).
 const MaxCodes = 15
 
-// ArtifactRoot is where a policy finds the artifacts of an egress decision: the artifact
-// of channel C is at ArtifactRoot/C, a file or a folder.
-const ArtifactRoot = "/artifact"
+// Where a policy finds files; see [Files].
+const (
+	// ArtifactRoot holds what would leave: the artifact of channel C is at ArtifactRoot/C, a file
+	// or a folder.
+	ArtifactRoot = "/artifact"
+	// OwnRoot holds the assets of the policy's own owner by their names, each a file or a folder.
+	OwnRoot = "/self"
+	// RedactedRoot takes replacements, under the same names as ArtifactRoot has.
+	RedactedRoot = "/redacted"
+)
 
 // Point is a place on a job's way where every policy decides.
 type Point string
 
-// The three points, in the order in which a job meets them.
+// The points, in the order in which a job meets them.
 const (
 	// Admit comes first: the policy sees the job and claims. It consents to channels.
 	Admit Point = "admit"
 	// Ingress comes when every asset has arrived: the same request on verified facts.
 	Ingress Point = "ingress"
-	// Egress comes when the application is dead and its outputs are frozen.
+	// Redact comes when the application is dead and its outputs are frozen. Only policies that
+	// declare channels to redact are asked, one after the other, each about what the one before left.
+	Redact Point = "redact"
+	// Egress comes last: every policy judges exactly the bytes that would leave.
 	Egress Point = "egress"
 )
 
@@ -78,7 +89,7 @@ type Request struct {
 	Boot Boot `json:"boot"`
 	// Sharing is the number of other jobs in the enclave at this moment.
 	Sharing int `json:"sharing"`
-	// Artifacts is what the decision is about; at egress only. Sorted by channel.
+	// Artifacts is what the decision is about; at redact and egress only. Sorted by channel.
 	Artifacts []Artifact `json:"artifacts,omitempty"`
 }
 
@@ -151,6 +162,9 @@ type Decision struct {
 	// Recipients, at admit, restricts whom outputs may be sealed to: nil leaves it open, an
 	// empty list accepts nobody (so it is written, and only nil is left out).
 	Recipients []string `json:"recipients,omitzero"`
+	// Redacted, at redact, names the channels whose artifact is to be replaced by what the policy
+	// wrote under [RedactedRoot].
+	Redacted []Channel `json:"redacted,omitempty"`
 }
 
 // Manifest is the content of the custom section [SectionName].
@@ -162,6 +176,9 @@ type Manifest struct {
 	Codes []Code `json:"codes,omitempty"`
 	// ConfigSchema is a JSON Schema (2020-12) for the configuration; absent means none is accepted.
 	ConfigSchema json.RawMessage `json:"config_schema,omitempty"`
+	// Redacts lists the channels that the policy may redact: "outputs.NAME", "logs.stdout",
+	// "logs.stderr", or [AnyOutput]. Without one it is never asked at [Redact].
+	Redacts []Channel `json:"redacts,omitempty"`
 }
 
 // Code is a reason for a denial that the operator may be told.

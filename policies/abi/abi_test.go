@@ -179,7 +179,7 @@ func TestDecodeManifest(t *testing.T) {
 	for _, row := range []struct{ rule, text, reason string }{
 		{"nothing", "", "not a JSON document"},
 		{"a newer version with fields unknown here", `{"abi":2,"name":"p","new":1}`, "written for version 2"},
-		{"an unknown field", `{"abi":1,"name":"p","redacts":[]}`, "redacts: unknown field"},
+		{"an unknown field", `{"abi":1,"name":"p","redact":[]}`, "redact: unknown field"},
 		{"an unknown field of a code", `{"abi":1,"name":"p","codes":[{"code":"a","hint":"h","x":1}]}`, "codes[0].x: unknown field"},
 		{"a field of a code twice", `{"abi":1,"name":"p","codes":[{"code":"a","code":"b","hint":"h"}]}`, "codes[0].code: appears twice"},
 		{"a keyword of the schema twice", `{"abi":1,"name":"p","config_schema":{"type":"a","type":"b"}}`, "config_schema.type: appears twice"},

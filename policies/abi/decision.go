@@ -28,6 +28,7 @@ func DecodeDecision(data []byte) (Decision, error) {
 		Channels   []Channel         `json:"channels"`
 		Caps       map[Channel]int64 `json:"caps"`
 		Recipients []string          `json:"recipients"`
+		Redacted   []Channel         `json:"redacted"`
 	}
 	if err := DecodeExact(data, MaxDecisionBytes, &stated); err != nil {
 		return Decision{}, fmt.Errorf("abi: decision: %w", err)
@@ -37,7 +38,7 @@ func DecodeDecision(data []byte) (Decision, error) {
 	}
 	return Decision{
 		Allow: *stated.Allow, Code: stated.Code, Channels: stated.Channels,
-		Caps: stated.Caps, Recipients: stated.Recipients,
+		Caps: stated.Caps, Recipients: stated.Recipients, Redacted: stated.Redacted,
 	}, nil
 }
 
@@ -54,6 +55,9 @@ func (d Decision) Check(req Request, m Manifest) error {
 	if !d.Allow && d.Code != "" && !m.declares(d.Code) {
 		report("code: %.40q is not declared by the policy's manifest", d.Code)
 	}
+	if len(d.Redacted) > 0 {
+		d.checkRedacted(req, m, report)
+	}
 	if !d.Allow || req.Point != Admit {
 		if len(d.Channels) > 0 {
 			report("channels: given outside of an admission")
@@ -68,6 +72,24 @@ func (d Decision) Check(req Request, m Manifest) error {
 	}
 	d.checkConsent(req, report)
 	return errors.Join(problems...)
+}
+
+// checkRedacted checks which artifacts an answer replaces.
+func (d Decision) checkRedacted(req Request, m Manifest, report func(format string, args ...any)) {
+	if !d.Allow || req.Point != Redact {
+		report("redacted: given outside of a redaction that allows")
+		return
+	}
+	for i, channel := range d.Redacted {
+		if !m.RedactsChannel(channel) {
+			report("redacted[%d]: the policy's manifest does not declare %.80q", i, channel)
+		} else if !slices.ContainsFunc(req.Artifacts, func(a Artifact) bool { return a.Channel == channel }) {
+			report("redacted[%d]: %.80q has no artifact", i, channel)
+		}
+		if slices.Contains(d.Redacted[:i], channel) {
+			report("redacted[%d]: %.80q is named twice", i, channel)
+		}
+	}
 }
 
 // checkConsent checks what an admission says beside "allow".

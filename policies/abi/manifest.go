@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,7 @@ const (
 	maxNameBytes   = 63
 	maxCodeBytes   = 32
 	maxHintBytes   = 200
+	maxRedacts     = 64
 )
 
 // DecodeManifest decodes the content of the custom section [SectionName], strictly (see
@@ -68,6 +70,15 @@ func (m Manifest) Validate() error {
 		seen[code.Code] = true
 		if code.Hint == "" || len(code.Hint) > maxHintBytes || !printable(code.Hint) {
 			report("codes[%d].hint: not one line of 1 to %d bytes of printable text", i, maxHintBytes)
+		}
+	}
+	if len(m.Redacts) > maxRedacts {
+		report("redacts: %d channels, at most %d may be declared", len(m.Redacts), maxRedacts)
+		return errors.Join(problems...)
+	}
+	for i, channel := range m.Redacts {
+		if !channel.redactable() || !printable(string(channel)) || slices.Contains(m.Redacts[:i], channel) {
+			report("redacts[%d]: %.80q is no channel that can be redacted (outputs.NAME, outputs.*, logs.stdout, logs.stderr), or named twice", i, channel)
 		}
 	}
 	if schema := bytes.TrimSpace(m.ConfigSchema); len(schema) > 0 && schema[0] != '{' {

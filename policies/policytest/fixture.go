@@ -13,34 +13,39 @@
 //	1,7
 //
 // A file called like a channel is an artifact of kind "file"; files under CHANNEL/ make one of
-// kind "tree". The keys are point, config (JSON, "null" if left out), channels, assets (JSON, a
+// kind "tree". Files under self/ are the assets of the policy's owner, those under redacted/ what
+// it must write in the place of artifacts. The keys are point, config (JSON, "null" if left out), channels, assets (JSON, a
 // list as in a request; one plain application if left out), executor (its digest), sharing (how
 // many other jobs), expect and caps. Expect is one of
 //
-//	allow [CHANNEL…]   with exactly these consents
+//	allow [CHANNEL…]   with exactly these consents; at redact, with exactly these redacted
 //	deny [CODE]
 //	error              no decision: the policy fails, which counts as a denial
 //
 // and caps, JSON, are the caps that an admission must have, none if left out.
 //
 // The package owns the format. It runs nothing: a test asks a policy natively or through an
-// engine and hands the answer to [Fixture.Check].
+// engine by way of [Fixture.Ask] and hands the answer to [Fixture.Check].
 package policytest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing/fstest"
 
+	"github.com/rogpeppe/go-internal/diff"
 	"golang.org/x/tools/txtar"
 
 	"github.com/cloister-run/cloister/policies/abi"
@@ -61,7 +66,8 @@ type Fixture struct {
 	sharing  int
 	expect   []string
 	caps     map[abi.Channel]int64
-	files    fstest.MapFS
+	// What the policy finds, and what it must write.
+	artifacts, own, redacted fstest.MapFS
 }
 
 // Load reads every fixture (*.txtar) of a folder, sorted by name. A folder without one is an
@@ -98,7 +104,7 @@ func Load(dir string) ([]Fixture, error) {
 // Parse reads one fixture.
 func Parse(data []byte) (Fixture, error) {
 	archive := txtar.Parse(data)
-	f := Fixture{config: json.RawMessage("null"), executor: digest(nil), files: fstest.MapFS{}}
+	f := Fixture{config: json.RawMessage("null"), executor: digest(nil), artifacts: fstest.MapFS{}, own: fstest.MapFS{}, redacted: fstest.MapFS{}}
 	var problems []error
 	for n, line := range strings.Split(string(archive.Comment), "\n") {
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
@@ -110,11 +116,12 @@ func Parse(data []byte) (Fixture, error) {
 		}
 	}
 	for _, file := range archive.Files {
-		if !fs.ValidPath(file.Name) || f.files[file.Name] != nil {
+		into, name := f.place(file.Name)
+		if !fs.ValidPath(name) || into[name] != nil {
 			problems = append(problems, fmt.Errorf("-- %s --: not a path, or there twice", file.Name))
 			continue
 		}
-		f.files[file.Name] = &fstest.MapFile{Data: file.Data, Mode: 0o444}
+		into[name] = &fstest.MapFile{Data: file.Data, Mode: 0o444}
 	}
 	if len(f.expect) == 0 {
 		problems = append(problems, errors.New("expect: missing"))
@@ -122,16 +129,30 @@ func Parse(data []byte) (Fixture, error) {
 	if f.point == "" {
 		problems = append(problems, errors.New("point: missing"))
 	}
-	if len(f.files) > 0 && f.point != abi.Egress {
-		problems = append(problems, errors.New("artifacts at another point than egress"))
+	if len(f.artifacts)+len(f.own) > 0 && !f.point.HasFiles() {
+		problems = append(problems, errors.New("files at another point than redact and egress"))
+	}
+	if len(f.redacted) > 0 && f.point != abi.Redact {
+		problems = append(problems, errors.New("replacements at another point than redact"))
 	}
 	return f, errors.Join(problems...)
+}
+
+// place says what a file of the archive is, and its name there.
+func (f *Fixture) place(name string) (fstest.MapFS, string) {
+	if own, ok := strings.CutPrefix(name, "self/"); ok {
+		return f.own, own
+	}
+	if redacted, ok := strings.CutPrefix(name, "redacted/"); ok {
+		return f.redacted, redacted
+	}
+	return f.artifacts, name
 }
 
 func (f *Fixture) set(key, value string) error {
 	switch key {
 	case "point":
-		if f.point = abi.Point(value); f.point != abi.Admit && f.point != abi.Ingress && f.point != abi.Egress {
+		if f.point = abi.Point(value); !slices.Contains([]abi.Point{abi.Admit, abi.Ingress, abi.Redact, abi.Egress}, f.point) {
 			return fmt.Errorf("point: %q is none", value)
 		}
 	case "config":
@@ -183,24 +204,60 @@ func (f Fixture) Request() abi.Request {
 		Policies: []abi.PolicyRef{{Module: digest(nil), Config: digest(f.config)}},
 		Config:   f.config, Channels: f.channels,
 		Time: "2026-01-02T03:04:05Z", PCRs: map[string]string{}, Sharing: f.sharing,
-		Artifacts: f.artifacts(),
+		Artifacts: f.described(),
 	}
 }
 
-// Files holds the artifacts; nil before egress.
-func (f Fixture) Files() fs.FS {
-	if f.point != abi.Egress {
-		return nil
-	}
-	return f.files
+// Answer is what a policy answered to a fixture.
+type Answer struct {
+	Decision abi.Decision
+	Err      error
+	written  *written
 }
 
-// artifacts describes the files as the border would. The digest of a tree is no real one.
-func (f Fixture) artifacts() []abi.Artifact {
+// Ask puts the question to a policy.
+func (f Fixture) Ask(decide func(abi.Request, abi.Files) (abi.Decision, error)) Answer {
+	a := Answer{written: &written{}}
+	files := abi.Files{}
+	if f.point.HasFiles() {
+		files.Artifacts, files.Own = f.artifacts, f.own
+	}
+	if f.point == abi.Redact {
+		files.Redacted = a.written
+	}
+	a.Decision, a.Err = decide(f.Request(), files)
+	return a
+}
+
+// CheckAll asks every fixture of a folder, and reports each that fails. The policy's manifest is in a file.
+func CheckAll(dir, manifestFile string, decide func(abi.Request, abi.Files) (abi.Decision, error)) error {
+	text, err := os.ReadFile(manifestFile)
+	if err != nil {
+		return err
+	}
+	manifest, err := abi.DecodeManifest(text)
+	if err != nil {
+		return err
+	}
+	fixtures, err := Load(dir)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, f := range fixtures {
+		if err := f.Check(f.Ask(decide), manifest); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", f.Name, err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// described are the artifacts as the border would describe them. The digest of a tree is no real one.
+func (f Fixture) described() []abi.Artifact {
 	found := map[abi.Channel]*abi.Artifact{}
-	for _, name := range slices.Sorted(maps.Keys(f.files)) {
+	for _, name := range slices.Sorted(maps.Keys(f.artifacts)) {
 		channel, _, inside := strings.Cut(name, "/")
-		content := f.files[name].Data
+		content := f.artifacts[name].Data
 		a := found[abi.Channel(channel)]
 		if a == nil {
 			a = &abi.Artifact{Channel: abi.Channel(channel), Kind: "file", Digest: digest(content)}
@@ -223,7 +280,8 @@ func digest(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(
 
 // Check compares an answer with the expected one. A decision is held against the manifest
 // first: one that the border would not believe is an error here too.
-func (f Fixture) Check(decision abi.Decision, err error, manifest abi.Manifest) error {
+func (f Fixture) Check(a Answer, manifest abi.Manifest) error {
+	decision, err := a.Decision, a.Err
 	if err == nil {
 		err = decision.Check(f.Request(), manifest)
 	}
@@ -238,8 +296,86 @@ func (f Fixture) Check(decision abi.Decision, err error, manifest abi.Manifest) 
 	if err != nil && decision.Allow {
 		return errors.New("an error came with a decision that allows")
 	}
+	return f.compare(a)
+}
+
+// compare holds what was written for the redacted channels against what must be there.
+func (f Fixture) compare(a Answer) error {
+	var problems []error
+	names := map[string]bool{}
+	for name := range f.redacted {
+		names[name] = true
+	}
+	for name := range a.written.files {
+		channel, _, _ := strings.Cut(name, "/")
+		if slices.Contains(a.Decision.Redacted, abi.Channel(channel)) {
+			names[name] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		want, got := f.redacted[name], a.written.files[name]
+		switch {
+		case want == nil:
+			problems = append(problems, fmt.Errorf("redacted/%s: written, and not expected", name))
+		case got == nil:
+			problems = append(problems, fmt.Errorf("redacted/%s: expected, and not written", name))
+		case !bytes.Equal(want.Data, got.Bytes()):
+			problems = append(problems, fmt.Errorf("redacted/%s: not as expected:\n%s", name,
+				diff.Diff("expected", want.Data, "written", got.Bytes())))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// written keeps what a policy writes.
+type written struct {
+	folders map[string]bool
+	files   map[string]*bytes.Buffer
+}
+
+var _ abi.Sink = (*written)(nil)
+
+// Mkdir makes a folder.
+func (w *written) Mkdir(name string) error {
+	if err := w.check(name); err != nil {
+		return err
+	}
+	if w.folders == nil {
+		w.folders = map[string]bool{}
+	}
+	w.folders[name] = true
 	return nil
 }
+
+// Create makes a file.
+func (w *written) Create(name string) (io.WriteCloser, error) {
+	if err := w.check(name); err != nil {
+		return nil, err
+	}
+	if w.files == nil {
+		w.files = map[string]*bytes.Buffer{}
+	}
+	w.files[name] = &bytes.Buffer{}
+	return page{w.files[name]}, nil
+}
+
+func (w *written) check(name string) error {
+	switch parent := path.Dir(name); {
+	case !fs.ValidPath(name):
+		return fs.ErrInvalid
+	case w.folders[name] || w.files[name] != nil:
+		return fs.ErrExist
+	case parent != "." && !w.folders[parent]:
+		return fs.ErrNotExist
+	}
+	return nil
+}
+
+// page is one file of what a policy writes.
+type page struct{ *bytes.Buffer }
+
+// Close does nothing.
+func (page) Close() error { return nil }
 
 // answer spells an answer as a fixture does.
 func (f Fixture) answer(decision abi.Decision, err error) string {
@@ -250,7 +386,7 @@ func (f Fixture) answer(decision abi.Decision, err error) string {
 		return strings.TrimSpace("deny " + decision.Code)
 	}
 	words := []string{"allow"}
-	for _, channel := range decision.Channels {
+	for _, channel := range slices.Concat(decision.Channels, decision.Redacted) {
 		words = append(words, string(channel))
 	}
 	return strings.Join(words, " ")

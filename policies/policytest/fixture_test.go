@@ -2,6 +2,8 @@ package policytest_test
 
 import (
 	"errors"
+	"io"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -108,12 +110,61 @@ func TestCheck(t *testing.T) {
 		{"a cap that was not expected", admit + "allow outputs.a", abi.Decision{Allow: true, Channels: a, Caps: map[abi.Channel]int64{"outputs.a": 1}}, nil, false},
 		{"an allow with an error", admit + "error", abi.Decision{Allow: true}, errors.New("x"), false},
 	} {
-		err := parse(row.fixture).Check(row.decision, row.err, m)
+		err := check(parse(row.fixture), row.decision, row.err, m)
 		if (err == nil) != row.ok {
 			t.Errorf("%s: %v", row.rule, err)
 		}
 	}
-	if err := parse(admit+"deny small").Check(abi.Decision{}, errors.New("the cause"), m); err == nil || !strings.Contains(err.Error(), "the cause") {
+	if err := check(parse(admit+"deny small"), abi.Decision{}, errors.New("the cause"), m); err == nil || !strings.Contains(err.Error(), "the cause") {
 		t.Errorf("the cause is missing: %v", err)
+	}
+}
+
+func check(f policytest.Fixture, d abi.Decision, err error, m abi.Manifest) error {
+	return f.Check(f.Ask(func(abi.Request, abi.Files) (abi.Decision, error) { return d, err }), m)
+}
+
+// TestCheckRedaction: a redaction passes only if exactly the expected files were written.
+func TestCheckRedaction(t *testing.T) {
+	f, err := policytest.Parse([]byte(`
+point: redact
+expect: allow outputs.a
+-- outputs.a --
+id,name
+-- self/inputs.b --
+own
+-- redacted/outputs.a --
+id,name
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		rule    string
+		name    string
+		content string
+		answers []abi.Channel
+		problem string
+	}{
+		{"as expected", "outputs.a", "id,name\n", []abi.Channel{"outputs.a"}, ""},
+		{"other content", "outputs.a", "id\n", []abi.Channel{"outputs.a"}, "-id,name"},
+		{"another channel", "outputs.b", "id,name\n", []abi.Channel{"outputs.a"}, "expected, and not written"},
+		{"not named", "outputs.a", "id,name\n", nil, `answered "allow", expected "allow outputs.a"`},
+	} {
+		answer := f.Ask(func(r abi.Request, files abi.Files) (abi.Decision, error) {
+			if own, err := fs.ReadFile(files.Own, "inputs.b"); err != nil || string(own) != "own\n" || len(r.Artifacts) != 1 {
+				t.Errorf("found %q, %v", own, err)
+			}
+			out, err := files.Redacted.Create(row.name)
+			if err != nil {
+				return abi.Decision{}, err
+			}
+			_, err = io.WriteString(out, row.content)
+			return abi.Decision{Allow: true, Redacted: row.answers}, err
+		})
+		err := f.Check(answer, abi.Manifest{Redacts: []abi.Channel{abi.AnyOutput}})
+		if (err == nil) != (row.problem == "") || err != nil && !strings.Contains(err.Error(), row.problem) {
+			t.Errorf("%s: %v", row.rule, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"strings"
 
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -15,11 +16,11 @@ type Artifact struct {
 	files fs.FS
 }
 
-// Artifacts returns what the decision is about, sorted by channel; nothing before egress.
+// Artifacts returns what the decision is about, sorted by channel; nothing before redact.
 func (c *Context) Artifacts() []Artifact {
 	artifacts := make([]Artifact, 0, len(c.Request.Artifacts))
 	for _, artifact := range c.Request.Artifacts {
-		artifacts = append(artifacts, Artifact{artifact, c.files})
+		artifacts = append(artifacts, Artifact{artifact, c.files.Artifacts})
 	}
 	return artifacts
 }
@@ -34,7 +35,7 @@ func (a Artifact) Open() (io.ReadCloser, error) {
 
 // File is one file of an artifact.
 type File struct {
-	// Path is relative to the artifact and slash-separated; empty if the artifact is a file.
+	// Path is relative to where the files are and slash-separated; empty if the artifact is a file.
 	Path string
 	// Bytes is the file's size.
 	Bytes int64
@@ -47,14 +48,19 @@ func (f File) Open() (io.ReadCloser, error) { return open(f.files, f.name) }
 
 // All yields every file of the artifact, in the order of their paths. It yields an error and
 // stops at what it cannot read, and at anything that is neither file nor folder.
-func (a Artifact) All() iter.Seq2[File, error] {
+func (a Artifact) All() iter.Seq2[File, error] { return all(a.files, string(a.Channel)) }
+
+// Own yields every file of the assets of the policy's owner. Paths begin with the asset's name:
+// "inputs.model/weights.bin", or "inputs.model" alone if the asset is a file.
+func (c *Context) Own() iter.Seq2[File, error] { return all(c.files.Own, ".") }
+
+func all(files fs.FS, root string) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
-		if a.files == nil {
+		if files == nil {
 			yield(File{}, errNoFiles)
 			return
 		}
-		root := string(a.Channel)
-		err := fs.WalkDir(a.files, root, func(name string, entry fs.DirEntry, err error) error {
+		err := fs.WalkDir(files, root, func(name string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
@@ -66,13 +72,13 @@ func (a Artifact) All() iter.Seq2[File, error] {
 				return err
 			}
 			if !info.Mode().IsRegular() {
-				return fmt.Errorf("%s: neither a file nor a folder", a.Channel)
+				return fmt.Errorf("%s: neither a file nor a folder", root)
 			}
-			path := ""
-			if name != root {
-				path = name[len(root)+1:]
+			path := name
+			if root != "." {
+				path = strings.TrimPrefix(strings.TrimPrefix(name, root), "/")
 			}
-			if !yield(File{Path: path, Bytes: info.Size(), name: name, files: a.files}, nil) {
+			if !yield(File{Path: path, Bytes: info.Size(), name: name, files: files}, nil) {
 				return fs.SkipAll
 			}
 			return nil

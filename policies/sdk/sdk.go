@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"github.com/cloister-run/cloister/policies/abi"
@@ -46,7 +45,9 @@ func run(policy Policy, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("sdk: reading the request: %w", err)
 	}
-	answer, err := answer(policy, question, os.DirFS(abi.ArtifactRoot))
+	answer, err := answer(policy, question, abi.Files{
+		Artifacts: os.DirFS(abi.ArtifactRoot), Own: os.DirFS(abi.OwnRoot), Redacted: Folder(abi.RedactedRoot),
+	})
 	if err != nil {
 		return err
 	}
@@ -55,10 +56,9 @@ func run(policy Policy, in io.Reader, out io.Writer) error {
 }
 
 // Eval asks a policy natively. Request and decision go through their JSON as they would in
-// an enclave, so what cannot be said there cannot be said here. Files holds the artifacts at
-// egress, one entry per channel; a panic of the policy is an error. Every error comes with
-// the zero Decision.
-func Eval(policy Policy, req abi.Request, files fs.FS) (decision abi.Decision, err error) {
+// an enclave, so what cannot be said there cannot be said here. Files are what the policy finds
+// around it; a panic of the policy is an error. Every error comes with the zero Decision.
+func Eval(policy Policy, req abi.Request, files abi.Files) (decision abi.Decision, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			decision, err = abi.Decision{}, fmt.Errorf("sdk: the policy panicked: %v", r)
@@ -76,7 +76,7 @@ func Eval(policy Policy, req abi.Request, files fs.FS) (decision abi.Decision, e
 }
 
 // answer takes a policy from the bytes of a request to the bytes of a decision.
-func answer(policy Policy, question []byte, files fs.FS) ([]byte, error) {
+func answer(policy Policy, question []byte, files abi.Files) ([]byte, error) {
 	var req abi.Request
 	if err := json.Unmarshal(question, &req); err != nil {
 		return nil, fmt.Errorf("sdk: decoding the request: %w", err)
@@ -85,7 +85,7 @@ func answer(policy Policy, question []byte, files fs.FS) ([]byte, error) {
 		return nil, fmt.Errorf("sdk: asked in version %d of the ABI; the policy speaks %d", req.ABI, abi.Version)
 	}
 	switch req.Point {
-	case abi.Admit, abi.Ingress, abi.Egress:
+	case abi.Admit, abi.Ingress, abi.Redact, abi.Egress:
 	default:
 		return nil, fmt.Errorf("sdk: asked at the unknown point %q", req.Point)
 	}
@@ -108,6 +108,12 @@ func Consent(channels ...abi.Channel) abi.Decision {
 	return abi.Decision{Allow: true, Channels: channels}
 }
 
+// Redacted allows at redact, and puts what was written for these channels in the place of their
+// artifacts; see [Context.Rewrite].
+func Redacted(channels ...abi.Channel) abi.Decision {
+	return abi.Decision{Allow: true, Redacted: channels}
+}
+
 // Deny denies with one of the codes of the policy's manifest.
 func Deny(code string) abi.Decision { return abi.Decision{Code: code} }
 
@@ -115,7 +121,7 @@ func Deny(code string) abi.Decision { return abi.Decision{Code: code} }
 type Context struct {
 	// Request is what is asked.
 	Request abi.Request
-	files   fs.FS
+	files   abi.Files
 }
 
 // Config decodes the policy's configuration into the value that into points to, strictly:
@@ -138,5 +144,5 @@ func (c *Context) Outputs() []abi.Channel {
 	return outputs
 }
 
-// errNoFiles: a policy looked for artifacts where there are none.
-var errNoFiles = errors.New("there are artifacts at egress only")
+// errNoFiles: a policy looked for files where there are none.
+var errNoFiles = errors.New("there are no such files at this point")

@@ -56,7 +56,7 @@ func TestEvalReads(t *testing.T) {
 			}
 		}
 		return sdk.Allow(), nil
-	}, req, files)
+	}, req, abi.Files{Artifacts: files})
 	if err != nil || !decision.Allow {
 		t.Fatalf("answered %+v, %v", decision, err)
 	}
@@ -95,7 +95,7 @@ func TestEvalDenies(t *testing.T) {
 		}, req},
 	} {
 		t.Run(row.rule, func(t *testing.T) {
-			decision, err := sdk.Eval(row.policy, row.req, files)
+			decision, err := sdk.Eval(row.policy, row.req, abi.Files{Artifacts: files})
 			if err == nil || decision.Allow || decision.Code != "" {
 				t.Errorf("answered %+v, %v", decision, err)
 			}
@@ -114,7 +114,7 @@ func TestAllYieldsWhatItCannotRead(t *testing.T) {
 			}
 		}
 		return sdk.Allow(), nil
-	}, req, files)
+	}, req, abi.Files{Artifacts: files})
 	if err == nil {
 		t.Error("the link was passed over")
 	}
@@ -126,7 +126,7 @@ func TestOutputs(t *testing.T) {
 	req.Point, req.Artifacts = abi.Admit, nil
 	decision, err := sdk.Eval(func(ctx *sdk.Context) (abi.Decision, error) {
 		return sdk.Consent(ctx.Outputs()...), nil
-	}, req, files)
+	}, req, abi.Files{Artifacts: files})
 	if err != nil || len(decision.Channels) != 2 || decision.Check(req, abi.Manifest{}) != nil {
 		t.Errorf("answered %+v, %v", decision, err)
 	}
