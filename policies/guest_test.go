@@ -124,7 +124,12 @@ func attempt(data string, hostCall ...[]byte) guest {
 
 // opening attempts path_open in the first folder that the guest was given, which is fd 3.
 func opening(path string, oflags int32, rights int64, fdflags int32) guest {
-	return attempt(path, i32(3), i32(1), i32(dataAt), i32(int32(len(path))), i32(oflags),
+	return openingIn(3, path, oflags, rights, fdflags)
+}
+
+// openingIn attempts path_open in the folder with a descriptor.
+func openingIn(fd int32, path string, oflags int32, rights int64, fdflags int32) guest {
+	return attempt(path, i32(fd), i32(1), i32(dataAt), i32(int32(len(path))), i32(oflags),
 		i64(rights), i64(0), i32(fdflags), i32(scratch), call(pathOpen))
 }
 
