@@ -40,7 +40,7 @@ image   := $(bin)/enclave
 library := $(bin)/library
 raw     := $(bin)/wasm
 
-commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/executors/cloister-executor
+commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/policy $(image)/executors/cloister-executor
 policies := allow-all csv-columns output-limits size-cap
 modules  := $(policies:%=$(raw)/%.wasm)
 
@@ -57,6 +57,8 @@ $(image)/cloisterd: force
 	@go build -o $@ ./cmd/cloisterd
 $(image)/walls: force
 	@go build -o $@ ./cmd/cloister-walls
+$(image)/policy: force
+	@go build -o $@ ./cmd/cloister-policy
 $(image)/executors/cloister-executor: force
 	@go build -o $@ ./cmd/cloister-executor
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -32,6 +33,8 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
+	case isUnavailable(err):
+		return err
 	case err != nil:
 		return fmt.Errorf("%w: policies%s: %w", ErrInvalid, j.places(digest), err)
 	}
@@ -47,6 +50,12 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	j.mu.Unlock()
 	j.modules.fill(digest)
 	return nil
+}
+
+// isUnavailable reports whether the machine is at fault, and not what was sent.
+func isUnavailable(err error) bool {
+	_, ok := errors.AsType[*UnavailableError](err)
+	return ok
 }
 
 // places says which policies of the job have a module.

@@ -116,6 +116,9 @@ func (c *course) whole(err error) Result {
 		return r
 	}
 	fault, isFault := errors.AsType[*faultError](err)
+	if isUnavailable(err) && !isFault { // it was needed to load a policy
+		fault, isFault = &faultError{FaultMachine, err}, true
+	}
 	switch {
 	case err == nil && c.status.Succeeded():
 		return Result{Outcome: receipt.Succeeded}
@@ -124,7 +127,7 @@ func (c *course) whole(err error) Result {
 	case errors.Is(err, errTimedOut):
 		return Result{Outcome: receipt.TimedOut, Detail: "the application ran for longer than limits.run, " + c.job.spec.Limits.Run.String(),
 			Hint: "raise limits.run"}
-	case errors.Is(err, errCancelled), errors.Is(err, errIdle), errors.Is(err, errBroken):
+	case (errors.Is(err, errCancelled) || errors.Is(err, errIdle) || errors.Is(err, errBroken)) && !isUnavailable(err):
 		return Result{Outcome: receipt.Cancelled, Detail: err.Error()}
 	case !isFault:
 		fault = &faultError{FaultMachine, err}

@@ -66,8 +66,8 @@ type Session interface {
 
 // Policies loads policies.
 type Policies interface {
-	// Load makes a policy of a module. Unless ctx ended, an error is the module's fault, and its
-	// text is for whoever sent it.
+	// Load makes a policy of a module. An error is the module's fault, and its text is for whoever
+	// sent it, unless ctx ended or it is an [UnavailableError].
 	Load(ctx context.Context, module []byte) (Policy, error)
 }
 

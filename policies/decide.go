@@ -37,30 +37,11 @@ func (p *Policy) Decide(ctx context.Context, req abi.Request, files abi.Files) (
 }
 
 func (p *Policy) decide(ctx context.Context, req abi.Request, files abi.Files) (abi.Decision, error) {
-	// The code of a policy is freed when nobody can reach it.
-	defer runtime.KeepAlive(p)
-	if (files.Artifacts != nil) != req.Point.HasFiles() || (files.Own != nil && !req.Point.HasFiles()) ||
-		(files.Redacted != nil) != (req.Point == abi.Redact) {
-		return abi.Decision{}, fmt.Errorf("these files are not those of the point: asked at %q", req.Point)
-	}
 	question, err := json.Marshal(req)
 	if err != nil {
 		return abi.Decision{}, fmt.Errorf("encoding the request: %w", err)
 	}
-	if int64(len(question)) > p.engine.limits.RequestBytes {
-		return abi.Decision{}, fmt.Errorf("a request of %d bytes is over the limit of %s", len(question), size(p.engine.limits.RequestBytes))
-	}
-	if err := p.engine.use(); err != nil {
-		return abi.Decision{}, err
-	}
-	defer p.engine.users.Done()
-	select {
-	case p.engine.deciding <- struct{}{}:
-		defer func() { <-p.engine.deciding }()
-	case <-ctx.Done():
-		return abi.Decision{}, waited(ctx)
-	}
-	written, err := p.run(ctx, question, files)
+	written, err := p.ask(ctx, question, req.Point, files)
 	if err != nil {
 		return abi.Decision{}, err
 	}
@@ -72,6 +53,39 @@ func (p *Policy) decide(ctx context.Context, req abi.Request, files abi.Files) (
 		return abi.Decision{}, fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
 	return answer, nil
+}
+
+// Ask is Decide for a caller who has the request as JSON, asked at point, and who holds the answer,
+// whatever the policy wrote, against it: [abi.DecodeDecision] and [abi.Decision.Check].
+func (p *Policy) Ask(ctx context.Context, question []byte, point abi.Point, files abi.Files) ([]byte, error) {
+	written, err := p.ask(ctx, question, point, files)
+	if err != nil {
+		return nil, fmt.Errorf("policies: %s: %w", p.manifest.Name, err)
+	}
+	return written, nil
+}
+
+func (p *Policy) ask(ctx context.Context, question []byte, point abi.Point, files abi.Files) ([]byte, error) {
+	// The code of a policy is freed when nobody can reach it.
+	defer runtime.KeepAlive(p)
+	if (files.Artifacts != nil) != point.HasFiles() || (files.Own != nil && !point.HasFiles()) ||
+		(files.Redacted != nil) != (point == abi.Redact) {
+		return nil, fmt.Errorf("these files are not those of the point: asked at %q", point)
+	}
+	if int64(len(question)) > p.engine.limits.RequestBytes {
+		return nil, fmt.Errorf("a request of %d bytes is over the limit of %s", len(question), size(p.engine.limits.RequestBytes))
+	}
+	if err := p.engine.use(); err != nil {
+		return nil, err
+	}
+	defer p.engine.users.Done()
+	select {
+	case p.engine.deciding <- struct{}{}:
+		defer func() { <-p.engine.deciding }()
+	case <-ctx.Done():
+		return nil, waited(ctx)
+	}
+	return p.run(ctx, question, files)
 }
 
 // run executes the module once and returns what it wrote, if it ended with status 0.

@@ -82,6 +82,28 @@ func TestI8_NothingSimulatedIsLinked(t *testing.T) {
 	}
 }
 
+// TestI6_NothingThatRunsPoliciesIsLinked: what compiles and runs WebAssembly is in the workers alone, and
+// they link nothing that holds a key or reaches the NSM.
+func TestI6_NothingThatRunsPoliciesIsLinked(t *testing.T) {
+	runs := regexp.MustCompile(`wazero|jsonschema|open-policy-agent|` + module + `policies(/module|/rego|/worker/inside)?$`)
+	for dep, by := range dependencies(t, ".") {
+		if runs.MatchString(dep) {
+			t.Errorf("cloisterd links %s, for %v", dep, by)
+		}
+	}
+	holds := regexp.MustCompile(`aws|hf/nsm|vsock|go-plugin|grpc|^net/http$|^crypto/tls$|` + module + `(core|enclave|plugins)(/|$)`)
+	found := false
+	for dep, by := range dependencies(t, module+"cmd/cloister-policy") {
+		found = found || runs.MatchString(dep)
+		if holds.MatchString(dep) {
+			t.Errorf("a policy worker links %s, for %v", dep, by)
+		}
+	}
+	if !found {
+		t.Error("the rule forbids nothing")
+	}
+}
+
 func TestCoreKnowsNoLibrary(t *testing.T) {
 	forbidden := regexp.MustCompile(`go-plugin|wazero|google\.golang\.org/grpc|aws|vsock|` +
 		module + `(enclave|policies|plugins/host|plugins/sandbox|plugins/proto)(/|$)`)

@@ -314,7 +314,7 @@ func TestDeleteEndsARelease(t *testing.T) {
 func TestI1_AReleaseThatFailsIsBrokenOff(t *testing.T) {
 	s := serve(t, 0)
 	token := s.large("job")
-	f, err := os.OpenFile(filepath.Join(s.Dir, "job", "work", "outputs", "result.txt"), os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(s.Dir, "job", "disk", "work", "outputs", "result.txt"), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/plugins/host"
 	"github.com/cloister-run/cloister/plugins/sandbox"
-	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/worker"
 )
 
 // executorHost is a host of plugins as core wants it.
@@ -27,24 +27,29 @@ func (e executorHost) Find(name string) (abi.Executor, error) {
 
 func (e executorHost) Launch(ctx context.Context, name string, place executor.Place) (core.Session, error) {
 	session, err := e.host.Launch(ctx, name, place)
-	if unavailable, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
-		return nil, &core.UnavailableError{Reason: unavailable.Error(), Cure: unavailable.Cure}
-	}
 	if err != nil {
-		return nil, err
+		return nil, translated(err)
 	}
 	return session, nil
 }
 
-// policyEngine is a policy engine as core wants it.
-type policyEngine struct{ engine *policies.Engine }
+// translated makes the sandbox's error about a missing wall core's.
+func translated(err error) error {
+	if unavailable, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
+		return &core.UnavailableError{Reason: unavailable.Error(), Cure: unavailable.Cure}
+	}
+	return err
+}
 
-var _ core.Policies = policyEngine{}
+// policyWorkers are policy workers as core wants them.
+type policyWorkers struct{ pool *worker.Pool }
 
-func (p policyEngine) Load(ctx context.Context, module []byte) (core.Policy, error) {
-	policy, err := p.engine.Load(ctx, module)
+var _ core.Policies = policyWorkers{}
+
+func (p policyWorkers) Load(ctx context.Context, module []byte) (core.Policy, error) {
+	policy, err := p.pool.Load(ctx, module)
 	if err != nil {
-		return nil, err
+		return nil, translated(err)
 	}
 	return policy, nil
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/cloister-run/cloister/core"
@@ -21,8 +22,8 @@ import (
 	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/plugins/host"
-	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/worker"
 )
 
 // Run boots the enclave and serves until ctx ends. The console takes a few lines of text and
@@ -40,15 +41,15 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 		return fmt.Errorf("boot: %w", err)
 	}
 	defer func() { err = errors.Join(err, executors.Close()) }()
-	engine, err := policies.New(ctx, policies.Config{})
-	if err != nil {
-		return fmt.Errorf("boot: %w", err)
-	}
-	defer func() { err = errors.Join(err, engine.Close(context.WithoutCancel(ctx))) }()
 	m, err := readMachine()
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
 	}
+	workers, err := m.policyWorkers()
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	defer func() { err = errors.Join(err, workers.Close()) }()
 	nsm, err := p.openNSM()
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
@@ -65,7 +66,7 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 	defer func() { err = errors.Join(err, asks.Close()) }()
 	runner := core.New(core.Config{
 		Executors: executorHost{executors},
-		Policies:  policyEngine{engine},
+		Policies:  policyWorkers{workers},
 		Spaces:    space.NewMaker(image.State, m.distinct),
 		Ledger:    queue.NewLedger(m.forJobs()),
 		NSM:       nsm,
@@ -93,6 +94,25 @@ func serve(ctx context.Context, server *api.Server, console io.Writer) error {
 		return fmt.Errorf("boot: %w", err)
 	}
 	return server.Serve(l)
+}
+
+// firstWorker is the first of the users that policy workers run as, below those of jobs (package space).
+const firstWorker = 0x70000000 - 4096
+
+// policyWorkers makes the pool that policies are asked in.
+func (m machine) policyWorkers() (*worker.Pool, error) {
+	empty := filepath.Join(image.Run, "empty")
+	if err := os.Mkdir(empty, 0o555); err != nil {
+		return nil, err
+	}
+	owner := -1
+	if m.distinct {
+		owner = firstWorker
+	}
+	return worker.New(worker.Config{
+		Executable: filepath.Join(image.Dir, image.PolicyWorker), Init: filepath.Join(image.Dir, image.Walls),
+		Root: empty, FirstOwner: owner,
+	}), nil
 }
 
 func installed(executors *host.Host) []abi.Executor {

@@ -53,7 +53,7 @@ func measure(dir string) (attest.PCRSet, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, name := range []string{image.Daemon, image.Walls, image.Profile} {
+	for _, name := range []string{image.Daemon, image.Walls, image.PolicyWorker, image.Profile} {
 		info, err := root.Lstat(name)
 		if err != nil {
 			return nil, err
@@ -69,7 +69,7 @@ func measure(dir string) (attest.PCRSet, error) {
 		}
 		part := rest
 		switch name {
-		case image.Daemon, image.Walls, image.Profile:
+		case image.Daemon, image.Walls, image.PolicyWorker, image.Profile:
 			part = boots
 		}
 		if err := measureEntry(root, name, entry, all, part); err != nil {

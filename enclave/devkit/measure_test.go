@@ -19,7 +19,7 @@ func anImage(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "image")
 	for name, mode := range map[string]os.FileMode{
-		"cloisterd": 0o755, "walls": 0o755, "profile.json": 0o644,
+		"cloisterd": 0o755, "walls": 0o755, "policy": 0o755, "profile.json": 0o644,
 		"executors/python/python": 0o755, "executors/python/manifest.json": 0o644, "etc/passwd": 0o644, "etc/empty": 0o644,
 	} {
 		path := filepath.Join(dir, name)
@@ -191,6 +191,7 @@ func TestWhatIsNoImage(t *testing.T) {
 	for name, spoil := range map[string]func(string) error{
 		"no daemon":  func(dir string) error { return os.Remove(filepath.Join(dir, "cloisterd")) },
 		"no walls":   func(dir string) error { return os.Remove(filepath.Join(dir, "walls")) },
+		"no worker":  func(dir string) error { return os.Remove(filepath.Join(dir, "policy")) },
 		"no profile": func(dir string) error { return os.Remove(filepath.Join(dir, "profile.json")) },
 		"the daemon a link": func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "cloisterd")), os.Symlink("walls", filepath.Join(dir, "cloisterd")))

@@ -24,12 +24,14 @@ const (
 
 // The files below Dir.
 const (
-	Daemon    = "cloisterd"
-	Walls     = "walls"
-	Profile   = "profile.json"
-	Roots     = "roots.pem" // under which the KMS of AWS proves to be that; a local image has none
-	Executors = "executors"
-	Etc       = "etc"
+	Daemon = "cloisterd"
+	Walls  = "walls"
+	// PolicyWorker runs one policy.
+	PolicyWorker = "policy"
+	Profile      = "profile.json"
+	Roots        = "roots.pem" // under which the KMS of AWS proves to be that; a local image has none
+	Executors    = "executors"
+	Etc          = "etc"
 )
 
 // Ready is the line on the console that says that the enclave answers.

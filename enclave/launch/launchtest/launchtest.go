@@ -20,6 +20,7 @@ func commands() map[string]string {
 	return map[string]string{
 		"enclave/cloisterd":                   "./cmd/cloisterd",
 		"enclave/walls":                       "./cmd/cloister-walls",
+		"enclave/policy":                      "./cmd/cloister-policy",
 		"enclave/executors/cloister-executor": "./cmd/cloister-executor",
 	}
 }
