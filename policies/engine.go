@@ -20,7 +20,8 @@ const compilations = 2
 
 // Engine loads policies. It is safe for concurrent use.
 type Engine struct {
-	limits Limits
+	limits        Limits
+	interruptible bool
 	// compiling and deciding hold one token for each compilation and decision under way.
 	compiling, deciding chan struct{}
 
@@ -56,12 +57,13 @@ func New(_ context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	return &Engine{
-		limits:    limits,
-		compiling: make(chan struct{}, compilations),
-		deciding:  make(chan struct{}, limits.Parallel),
-		loads:     map[string]*load{},
-		recent:    list.New(),
-		compiled:  map[*compiled]struct{}{},
+		limits:        limits,
+		interruptible: !cfg.Uninterruptible,
+		compiling:     make(chan struct{}, compilations),
+		deciding:      make(chan struct{}, limits.Parallel),
+		loads:         map[string]*load{},
+		recent:        list.New(),
+		compiled:      map[*compiled]struct{}{},
 	}, nil
 }
 
@@ -226,7 +228,7 @@ func (e *Engine) build(binary []byte) (c *compiled, err error) {
 			_ = runtime.Close(ctx)
 		}
 	}()
-	if runtime, err = newRuntime(ctx, e.limits); err != nil {
+	if runtime, err = newRuntime(ctx, e.limits, e.interruptible); err != nil {
 		return nil, err
 	}
 	code, err := runtime.CompileModule(ctx, binary)

@@ -33,7 +33,7 @@ var wasiFunctions = []string{
 const errnoNotSupported = 58
 
 // newRuntime makes the runtime of one policy, so that nothing is shared between two.
-func newRuntime(ctx context.Context, limits Limits) (wazero.Runtime, error) {
+func newRuntime(ctx context.Context, limits Limits, interruptible bool) (wazero.Runtime, error) {
 	// The wall of wazero's own stands at twice the limit, for a module that asks for memory
 	// beyond it is not seen by [memory], which holds the limit and tells that it did.
 	pages := min(2*limits.MemoryBytes/module.PageBytes, 1<<16)
@@ -41,7 +41,7 @@ func newRuntime(ctx context.Context, limits Limits) (wazero.Runtime, error) {
 		WithCoreFeatures(features).
 		WithMemoryLimitPages(uint32(pages)).
 		WithDebugInfoEnabled(false).
-		WithCloseOnContextDone(true))
+		WithCloseOnContextDone(interruptible))
 	builder := runtime.NewHostModuleBuilder(wasiModule)
 	wasi_snapshot_preview1.NewFunctionExporter().ExportFunctions(builder)
 	// wazero's table of descriptors is as long as its highest one: a policy that renumbered

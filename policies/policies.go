@@ -61,6 +61,10 @@ var (
 type Config struct {
 	// Limits bound what policies may use; a zero field means its default.
 	Limits Limits
+	// Uninterruptible leaves out what lets a decision be ended from the outside: a call into Go in
+	// every turn of every loop, with which a policy reads a file twenty times as slowly. Whoever sets
+	// it asks one question at a time and ends the process where a policy does not end.
+	Uninterruptible bool
 }
 
 // Limits bound what a policy may use.

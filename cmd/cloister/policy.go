@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/policies"
+	"github.com/cloister-run/cloister/policies/worker/inside"
 )
 
 const aboutPack = `Pack puts a policy's manifest into its module: its name, its denial codes and the schema of
@@ -32,8 +33,18 @@ func (a *app) policyCommand() *cobra.Command {
 		},
 	}
 	pack.Flags().StringVarP(&out, "out", "o", "", "the file to write; may be the module itself")
-	policy.AddCommand(pack, a.policyCheckCommand(), a.policyTestCommand(), a.policyEvalCommand(), a.policyBenchCommand(), a.policyDiffCommand())
+	policy.AddCommand(pack, a.policyCheckCommand(), a.policyTestCommand(), a.policyEvalCommand(), a.policyBenchCommand(), a.policyDiffCommand(), policyWorkerCommand())
 	return policy
+}
+
+// policyWorkerCommand is what the others start for each policy.
+func policyWorkerCommand() *cobra.Command {
+	return &cobra.Command{Use: "worker", Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		if status := inside.Main(); status != 0 {
+			return usage("the other commands start it by themselves", "policy worker is of no use by hand")
+		}
+		return nil
+	}}
 }
 
 const aboutCheck = `Check loads a policy as an enclave does, and prints what it is: size, imports, exports, the codes

@@ -4,32 +4,32 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/wire"
-	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/policytest"
+	"github.com/cloister-run/cloister/policies/worker"
 )
 
 // tried is a policy that was loaded as an enclave loads it.
 type tried struct {
 	path   string
 	binary []byte
-	policy *policies.Policy
+	policy *worker.Policy
 	// took is how long loading took, above all compiling.
 	took time.Duration
 }
 
-// withPolicies loads policies, and frees them when use returns.
+// withPolicies loads policies into workers, as an enclave does, and ends those when use returns.
 func withPolicies(ctx context.Context, paths []string, use func([]tried) error) (err error) {
-	engine, err := policies.New(ctx, policies.Config{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, engine.Close(context.WithoutCancel(ctx))) }()
+	pool := worker.New(worker.Config{Start: startWorker})
+	defer func() { err = errors.Join(err, pool.Close()) }()
 	var all []tried
 	for _, path := range paths {
 		binary, err := client.ReadBounded(path, wire.MaxModule)
@@ -37,8 +37,8 @@ func withPolicies(ctx context.Context, paths []string, use func([]tried) error) 
 			return usage("name a WebAssembly module", "%s: %v", path, err)
 		}
 		start := time.Now()
-		policy, err := engine.Load(ctx, binary)
-		if errors.Is(err, policies.ErrInvalid) {
+		policy, err := pool.Load(ctx, binary)
+		if errors.Is(err, worker.ErrRefused) {
 			return usage(cureOf(err), "%s: %v", path, err)
 		}
 		if err != nil {
@@ -47,6 +47,29 @@ func withPolicies(ctx context.Context, paths []string, use func([]tried) error) 
 		all = append(all, tried{path, binary, policy, time.Since(start)})
 	}
 	return use(all)
+}
+
+// startWorker starts this command again as a policy worker. It has no sandbox around it, which not every
+// machine gives; it gives up what it does not need by itself.
+func startWorker(_ context.Context, end *os.File) (worker.Process, error) {
+	cmd := exec.Command("/proc/self/exe", "policy", "worker") // it ends with its connection
+	cmd.Args[0] = "cloister"
+	cmd.Env, cmd.ExtraFiles = []string{}, []*os.File{end}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return plainWorker{cmd}, nil
+}
+
+// plainWorker is a worker without a sandbox.
+type plainWorker struct{ cmd *exec.Cmd }
+
+func (w plainWorker) Kill() error { return w.cmd.Process.Kill() }
+
+func (w plainWorker) Wait() (int, error) {
+	err := w.cmd.Wait()
+	return w.cmd.ProcessState.ExitCode(), err
 }
 
 // cureOf says how a module that no enclave takes becomes one.

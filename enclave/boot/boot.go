@@ -109,10 +109,10 @@ func (m machine) policyWorkers() (*worker.Pool, error) {
 	if m.distinct {
 		owner = firstWorker
 	}
-	return worker.New(worker.Config{
+	return worker.New(worker.Config{Start: worker.Walled(worker.Walls{
 		Executable: filepath.Join(image.Dir, image.PolicyWorker), Init: filepath.Join(image.Dir, image.Walls),
 		Root: empty, FirstOwner: owner,
-	}), nil
+	})}), nil
 }
 
 func installed(executors *host.Host) []abi.Executor {

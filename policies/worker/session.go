@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/worker/wire"
@@ -35,7 +38,7 @@ func newSession(conn *wire.Conn, files abi.Files) *session {
 // serve asks, and answers calls until the last one. An error means that the worker is not to be
 // trusted any more, or gone.
 func (s *session) serve(point abi.Point, question []byte) (wire.Call, []byte, error) {
-	ask := wire.Ask{Point: point, Artifacts: s.files.Artifacts != nil, Own: s.files.Own != nil, Redacted: s.files.Redacted != nil}
+	ask := wire.Control{Ask: &wire.Ask{Point: point, Artifacts: s.files.Artifacts != nil, Own: s.files.Own != nil, Redacted: s.files.Redacted != nil}}
 	if err := s.conn.Send(ask, question, nil); err != nil {
 		return wire.Call{}, nil, err
 	}
@@ -137,10 +140,29 @@ func (s *session) openFile(c wire.Call) (wire.Answer, fs.File, error) {
 		return wire.Answer{}, nil, err
 	}
 	if _, ok := file.(syscall.Conn); !ok {
-		_ = file.Close()
-		return wire.Answer{}, nil, syscall.ENOTSUP
+		defer file.Close()
+		if file, err = inMemory(file); err != nil {
+			return wire.Answer{}, nil, err
+		}
 	}
 	return describe(info, nil), file, nil
+}
+
+// inMemory makes a file of the machine from one that is none, as those of fixtures.
+func inMemory(from fs.File) (fs.File, error) {
+	fd, err := unix.MemfdCreate("policy", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "policy")
+	_, err = io.Copy(file, from)
+	if err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 func (s *session) readDir(c wire.Call) (wire.Answer, fs.File, error) {

@@ -1,7 +1,8 @@
-// Package worker asks policies in processes of their own: one for each policy, behind the walls of
-// package sandbox, kept warm between jobs.
+// Package worker asks policies in processes of their own: one or a few for each policy, behind the
+// walls of package sandbox, kept warm between jobs. Each is asked one thing at a time, and ended if
+// it does not end by itself: nothing slows down a policy in order to interrupt it.
 //
-// A worker has the module, two ends of a socket and nothing else: no key, no NSM, no network, no
+// A worker has the module, one end of a socket and nothing else: no key, no NSM, no network, no
 // other descriptor. While it decides it calls for what its policy reads and writes, and gets
 // descriptors of single files, read-only. What it says is held to bounds and decoded strictly, as
 // what a stranger says. One that dies, stalls or breaks the protocol denies what it was asked, is
@@ -22,7 +23,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cloister-run/cloister/plugins/sandbox"
+	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/worker/wire"
 )
 
@@ -42,51 +43,37 @@ var (
 
 // Config configures a [Pool].
 type Config struct {
-	// Executable is the host path of cloister-policy, Init that of the walls. Required.
-	Executable, Init string
-	// Root is an empty folder on the host, the root of every worker. Required.
-	Root string
-	// FirstOwner is the first of the users that workers run as, one each; -1 runs all of them as the
-	// caller.
-	FirstOwner int
-	// Cached bounds the workers that are kept without anybody using them [16].
+	// Start starts a worker with one descriptor, its end of the socket, as descriptor 3. Required; see
+	// [Walled].
+	Start func(ctx context.Context, end *os.File) (Process, error)
+	// Parallel bounds the workers of one policy [the number of CPUs].
+	Parallel int
+	// Cached bounds the policies whose workers are kept without anybody using them [16].
 	Cached int
 	// Limits bound a policy; zero fields are package policies' defaults.
 	Limits wire.Limits
 }
-
-// Of one worker. Its policy's own memory is bounded inside.
-const (
-	workerMemory  = 1 << 30
-	workerThreads = 64
-	workerFiles   = 512
-	// owners is how many users workers are spread over.
-	owners = 4096
-)
 
 // Defaults of time, as package policies has them, and what the pool adds before it gives up on a
 // worker that should have.
 const (
 	compileTime = 30 * time.Second
 	decideTime  = 30 * time.Second
-	grace       = 5 * time.Second
+	grace       = time.Second
 )
 
-// Pool loads policies, each in a worker of its own. It is safe for concurrent use.
+// Pool loads policies, each into workers of its own. It is safe for concurrent use.
 type Pool struct {
-	cfg   Config
-	start func(context.Context, sandbox.Spec) (*sandbox.Process, error)
+	cfg Config
 
 	mu     sync.Mutex
 	closed bool
-	owner  int
 	// loads holds every load under way or done and kept, by digest; recent orders those done.
 	loads  map[string]*load
 	recent *list.List
-	// workers are those that run.
+	// workers are those that run; users counts them and loads, and Close waits for them.
 	workers map[*worker]struct{}
-	// users counts loads and workers; Close waits for them.
-	users sync.WaitGroup
+	users   sync.WaitGroup
 }
 
 // load is one digest's load: done is closed once policy or err is set.
@@ -99,6 +86,9 @@ type load struct {
 
 // New makes a pool without a worker.
 func New(cfg Config) *Pool {
+	if cfg.Parallel == 0 {
+		cfg.Parallel = runtime.NumCPU()
+	}
 	if cfg.Cached == 0 {
 		cfg.Cached = 16
 	}
@@ -108,10 +98,7 @@ func New(cfg Config) *Pool {
 	if cfg.Limits.DecideTime == 0 {
 		cfg.Limits.DecideTime = decideTime
 	}
-	return &Pool{
-		cfg: cfg, start: sandbox.Start,
-		loads: map[string]*load{}, recent: list.New(), workers: map[*worker]struct{}{},
-	}
+	return &Pool{cfg: cfg, loads: map[string]*load{}, recent: list.New(), workers: map[*worker]struct{}{}}
 }
 
 // Close kills every worker and returns when none is left. Decisions under way fail.
@@ -126,10 +113,10 @@ func (p *Pool) Close() error {
 	return nil
 }
 
-// Load starts a worker for a module, or finds the one that there is. Callers that load one digest
-// at the same time share one worker. An error wraps [ErrRefused] if the module is at fault, and is
-// a [sandbox.UnavailableError] if the machine gives no walls; else [ErrGone], [ErrClosed] or the
-// context's. The caller must not change the module's bytes while Load runs.
+// Load starts a worker for a module, or finds what there is for it. Callers that load one digest at
+// the same time share one. An error wraps [ErrRefused] if the module is at fault, and else is
+// [ErrGone], [ErrClosed], the context's or what starting gave: of a machine without walls a
+// [sandbox.UnavailableError]. The caller must not change the module's bytes while Load runs.
 func (p *Pool) Load(ctx context.Context, module []byte) (*Policy, error) {
 	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(module))
 	p.mu.Lock()
@@ -138,10 +125,6 @@ func (p *Pool) Load(ctx context.Context, module []byte) (*Policy, error) {
 		return nil, ErrClosed
 	}
 	l, found := p.loads[digest]
-	if found && l.place != nil && l.policy.worker.isDead() {
-		p.recent.Remove(l.place)
-		found = false
-	}
 	if !found {
 		l = &load{done: make(chan struct{})}
 		p.loads[digest] = l
@@ -155,96 +138,78 @@ func (p *Pool) Load(ctx context.Context, module []byte) (*Policy, error) {
 	case <-l.done:
 		return l.policy, l.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("loading a policy: %w", ctx.Err())
+		return nil, fmt.Errorf("loading a policy: %w", context.Cause(ctx))
 	}
 }
 
 // load does the work of one load and keeps its result if it is a policy.
 func (p *Pool) load(l *load, digest string, module []byte) {
 	defer p.users.Done()
-	w, err := p.launch(digest, module)
+	f := &fleet{pool: p, module: module, running: 1, changed: make(chan struct{})}
+	w, err := f.launch()
+	if err == nil {
+		f.give(w)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer close(l.done)
-	if err == nil && w.isDead() { // already
-		err = ErrGone
-	}
 	if err != nil {
 		l.err = err
 		delete(p.loads, digest)
 		return
 	}
-	l.policy = &Policy{worker: w}
-	// A worker that was forgotten may still be in use: it goes when nobody can reach its policy.
-	runtime.AddCleanup(l.policy, func(w *worker) { w.kill() }, w)
+	l.policy = &Policy{f}
+	// Workers that were forgotten may still be in use: they go when nobody can reach their policy.
+	runtime.AddCleanup(l.policy, func(f *fleet) { f.close() }, f)
 	l.place = p.recent.PushFront(digest)
 	for p.recent.Len() > p.cfg.Cached {
 		delete(p.loads, p.recent.Remove(p.recent.Back()).(string))
 	}
 }
 
-// forget drops a worker that is gone, so that the next Load starts another.
-func (p *Pool) forget(w *worker) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.workers, w)
-	if l := p.loads[w.digest]; l != nil && l.place != nil && l.policy.worker == w {
-		p.recent.Remove(l.place)
-		delete(p.loads, w.digest)
-	}
-}
-
-// nextOwner gives the next worker's user.
-func (p *Pool) nextOwner() int {
-	if p.cfg.FirstOwner < 0 {
-		return -1
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.owner = (p.owner + 1) % owners
-	return p.cfg.FirstOwner + p.owner
-}
-
 // launch starts a worker and has it load its module.
-func (p *Pool) launch(digest string, module []byte) (*worker, error) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), p.cfg.Limits.CompileTime+grace, fmt.Errorf("%w: it did not start in time", ErrGone))
-	defer cancel()
-	control, other, err := wire.Pair()
+func (p *Pool) launch(module []byte) (*worker, abi.Manifest, error) {
+	ctx := context.Background() // whoever asked first need not be the one who waits
+	conn, end, err := wire.Pair()
 	if err != nil {
-		return nil, err
+		return nil, abi.Manifest{}, err
 	}
-	defer other.Close()
-	process, err := p.start(ctx, sandbox.Spec{
-		Init:   p.cfg.Init,
-		Root:   p.cfg.Root,
-		Mounts: []sandbox.Mount{{Source: p.cfg.Executable, Target: "/policy"}},
-		Path:   "/policy",
-		Owner:  p.nextOwner(),
-		Limits: sandbox.Limits{Memory: workerMemory, Processes: workerThreads, OpenFiles: workerFiles, CPUs: 1},
-		Files:  []*os.File{other},
-	})
+	defer end.Close()
+	process, err := p.cfg.Start(ctx, end)
 	if err != nil {
-		_ = control.Close()
-		return nil, err
+		_ = conn.Close()
+		return nil, abi.Manifest{}, err
 	}
-	w := &worker{digest: digest, limits: p.cfg.Limits, process: process, control: control, gone: make(chan struct{}), conns: map[*conn]struct{}{}}
+	w := &worker{process: process, conn: conn, limits: p.cfg.Limits}
+	if !p.watch(w) {
+		return nil, abi.Manifest{}, ErrClosed
+	}
+	manifest, err := w.load(ctx, module)
+	if err != nil {
+		w.kill()
+		return nil, abi.Manifest{}, err
+	}
+	return w, manifest, nil
+}
+
+// watch waits for the end of a worker. False: it is ended, for the pool is closed.
+func (p *Pool) watch(w *worker) bool {
 	p.mu.Lock()
 	p.workers[w] = struct{}{}
-	closed := p.closed
 	p.users.Add(1)
+	closed := p.closed
 	p.mu.Unlock()
 	go func() {
 		defer p.users.Done()
-		w.live()
-		p.forget(w)
+		_, _ = w.process.Wait() // how it ended tells nothing that matters
+		w.dead.Store(true)
+		_ = w.conn.Close() // and so does what waits for it
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.workers, w)
 	}()
 	if closed {
 		w.kill()
-		return nil, ErrClosed
 	}
-	if err := w.load(ctx, module); err != nil {
-		w.kill()
-		return nil, err
-	}
-	return w, nil
+	return !closed
 }

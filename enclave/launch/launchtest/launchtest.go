@@ -128,19 +128,14 @@ func (b *builder) compile() error {
 			return err
 		}
 	}
-	for _, name := range []string{"allow-all", "csv-columns", "output-limits"} {
+	for _, name := range []string{"allow-all", "output-limits"} {
 		err := b.goCommand([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-ldflags=-s -w -buildid=",
 			"-o", filepath.Join(b.dir, "wasm", name+".wasm"), "./examples/policies/"+name)
 		if err != nil {
 			return err
 		}
 	}
-	const inC = "size-cap.wasm"
-	module, err := os.ReadFile(filepath.Join(b.module, "examples/policies/size-cap", inC))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(b.dir, "wasm", inC), module, 0o644)
+	return nil
 }
 
 func (b *builder) assemble() error {
@@ -150,7 +145,7 @@ func (b *builder) assemble() error {
 	}
 	defer func() { _ = os.Remove(assemble) }() // dir is a test's own
 	for _, args := range [][]string{
-		{"library", filepath.Join(b.dir, "wasm"), "examples/policies", filepath.Join(b.dir, "library")},
+		{"library", filepath.Join(b.dir, "wasm"), filepath.Join(b.dir, "library"), "policies/library", "examples/policies"},
 		{"enclave", "deploy/local", filepath.Join(b.dir, "enclave")},
 	} {
 		if err := b.run(nil, assemble, args...); err != nil {

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"sync"
 
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -49,7 +48,7 @@ func serve(ctx context.Context, conn *wire.Conn) error {
 	engine, err := policies.New(ctx, policies.Config{Limits: policies.Limits{
 		ModuleBytes: l.ModuleBytes, MemoryBytes: l.MemoryBytes, RequestBytes: l.RequestBytes,
 		CompileTime: l.CompileTime, DecideTime: l.DecideTime,
-	}})
+	}, Uninterruptible: true})
 	if err != nil {
 		return errors.Join(err, conn.Send(wire.Loaded{Error: err.Error()}, nil, nil))
 	}
@@ -64,22 +63,18 @@ func serve(ctx context.Context, conn *wire.Conn) error {
 	if err := conn.Send(wire.Loaded{Manifest: manifest}, nil, nil); err != nil {
 		return err
 	}
-	decisions := &decisions{ctx: ctx, policy: policy, ends: map[int]func(){}}
 	for {
 		var c wire.Control
-		_, file, err := conn.ReceiveFile(&c, wire.MaxMessage, 0)
+		question, err := conn.Receive(&c, wire.MaxMessage, wire.MaxMessage)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		switch {
-		case file != nil:
-			err = decisions.serveOn(c.Conn, file)
-		case c.End:
-			decisions.end(c.Conn)
-		default:
+		if c.Ask != nil {
+			err = decide(ctx, policy, conn, c.Ask, question)
+		} else {
 			err = conn.Send(wire.Checked{Error: text(policy.CheckConfig(c.Config))}, nil, nil)
 		}
 		if err != nil {
@@ -96,52 +91,8 @@ func text(err error) string {
 	return err.Error()
 }
 
-// decisions serves the connections for decisions.
-type decisions struct {
-	ctx    context.Context
-	policy *policies.Policy
-
-	mu sync.Mutex
-	// ends end what goes on on each connection.
-	ends map[int]func()
-}
-
-// serveOn serves decisions on a connection, one after the other, until it ends.
-func (d *decisions) serveOn(number int, file *os.File) error {
-	conn, err := wire.New(file)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(d.ctx)
-	d.mu.Lock()
-	d.ends[number] = cancel
-	d.mu.Unlock()
-	go func() {
-		defer d.end(number)
-		defer conn.Close()
-		for decide(ctx, d.policy, conn) == nil {
-		}
-	}()
-	return nil
-}
-
-// end ends a connection's decision. It may be called again.
-func (d *decisions) end(number int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if cancel := d.ends[number]; cancel != nil {
-		cancel()
-		delete(d.ends, number)
-	}
-}
-
 // decide serves one decision.
-func decide(ctx context.Context, policy *policies.Policy, conn *wire.Conn) error {
-	var ask wire.Ask
-	question, err := conn.Receive(&ask, wire.MaxMessage, wire.MaxMessage)
-	if err != nil {
-		return err
-	}
+func decide(ctx context.Context, policy *policies.Policy, conn *wire.Conn, ask *wire.Ask, question []byte) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	line := &line{conn: conn, lost: cancel}

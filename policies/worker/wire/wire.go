@@ -1,9 +1,9 @@
-// Package wire is what the pool of policy workers and a worker say to each other, over Unix
-// sockets: JSON messages with bytes and, from the pool alone, a descriptor beside them.
+// Package wire is what the pool of policy workers and a worker say to each other, over a Unix
+// socket: JSON messages with bytes and, from the pool alone, a descriptor beside them.
 //
-// On the control connection the pool sends one [Load], and then [Control]s. On every other
-// connection it sends an [Ask] and answers [Call]s until one is the last. A worker runs what
-// others wrote, so the pool bounds all that it reads from one and takes no descriptor from it.
+// The pool sends one [Load] and then one [Control] after the other. To a question it answers
+// [Call]s until one is the last. A worker runs what others wrote, so the pool bounds all that it
+// reads from one and takes no descriptor from it.
 package wire
 
 import (
@@ -53,13 +53,10 @@ type Loaded struct {
 	Error    string          `json:"error,omitempty"`
 }
 
-// Control is a configuration to check, whose answer is a Checked, or a connection for decisions, the
-// descriptor beside it, or the end of the decision on one. The latter two have no answer.
+// Control is a configuration to check, whose answer is a Checked, or a question.
 type Control struct {
 	Config json.RawMessage `json:"config,omitempty"`
-	// Conn numbers the connection; End says that nobody waits for its decision any more.
-	Conn int  `json:"conn,omitempty"`
-	End  bool `json:"end,omitempty"`
+	Ask    *Ask            `json:"ask,omitempty"`
 }
 
 // Checked says what is wrong with a configuration.

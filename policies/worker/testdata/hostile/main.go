@@ -50,29 +50,21 @@ func main() {
 	check(conn.Send(wire.Loaded{Manifest: manifest}, nil, nil))
 	for {
 		var c wire.Control
-		_, file, err := conn.ReceiveFile(&c, wire.MaxMessage, 0)
+		_, err := conn.Receive(&c, wire.MaxMessage, wire.MaxMessage)
 		check(err)
-		if file == nil {
-			if part == "config" {
-				os.Exit(1)
-			}
-			check(conn.Send(wire.Checked{}, nil, nil))
+		if c.Ask != nil {
+			decide(raw, conn, part, after)
 			continue
 		}
-		go decide(file, part, after)
+		if part == "config" {
+			os.Exit(1)
+		}
+		check(conn.Send(wire.Checked{}, nil, nil))
 	}
 }
 
 // decide answers one request.
-func decide(file *os.File, part, after string) {
-	dup, err := unix.Dup(int(file.Fd()))
-	check(err)
-	raw := os.NewFile(uintptr(dup), "raw")
-	conn, err := wire.New(file)
-	check(err)
-	var ask wire.Ask
-	_, err = conn.Receive(&ask, wire.MaxMessage, wire.MaxMessage)
-	check(err)
+func decide(raw *os.File, conn *wire.Conn, part, after string) {
 	yes, written := wire.Call{Op: wire.Done}, []byte(`{"allow":true}`)
 	switch part {
 	case "decide-die":
@@ -118,11 +110,7 @@ func decide(file *os.File, part, after string) {
 			yes = wire.Call{Op: wire.Done, Error: "it was opened again, to write"}
 		}
 	}
-	for conn.Send(yes, written, nil) == nil {
-		if _, err = conn.Receive(&ask, wire.MaxMessage, wire.MaxMessage); err != nil {
-			return
-		}
-	}
+	_ = conn.Send(yes, written, nil)
 }
 
 // attempts are what a confined worker tries. One that returns lived.

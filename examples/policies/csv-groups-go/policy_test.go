@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"testing"
 
-	policy "github.com/cloister-run/cloister/examples/policies/csv-columns"
+	policy "github.com/cloister-run/cloister/examples/policies/csv-groups-go"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/policytest"
 	"github.com/cloister-run/cloister/policies/sdk"
@@ -13,7 +13,7 @@ import (
 // TestFixturesNatively asks the policy without WebAssembly; ../policies_test.go asks it
 // through the engine with the same fixtures.
 func TestFixturesNatively(t *testing.T) {
-	if err := policytest.CheckAll("../fixtures/csv-columns", "manifest.json", ask); err != nil {
+	if err := policytest.CheckAll("../fixtures/csv-groups", "manifest.json", ask); err != nil {
 		t.Error(err)
 	}
 }
@@ -28,7 +28,7 @@ func TestLongLine(t *testing.T) {
 	for i := range file[3:] {
 		file[3+i] = '1'
 	}
-	fixture, err := policytest.Parse([]byte("point: egress\nconfig: {\"columns\": [\"id\"]}\nexpect: deny not-csv\n-- outputs.a --\n" + string(file)))
+	fixture, err := policytest.Parse([]byte("point: egress\nconfig: {\"columns\": [\"id\"], \"group_by\": \"id\", \"min_group\": 1}\nexpect: deny not-csv\n-- outputs.a --\n" + string(file)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestLongLine(t *testing.T) {
 
 // TestManyGroups: the groups that the policy counts are bounded.
 func TestManyGroups(t *testing.T) {
-	text := "point: egress\nconfig: {\"columns\": [\"id\"], \"group_by\": \"id\"}\nexpect: deny many-groups\n-- outputs.a --\nid\n"
+	text := "point: egress\nconfig: {\"columns\": [\"id\"], \"group_by\": \"id\", \"min_group\": 1}\nexpect: deny many-groups\n-- outputs.a --\nid\n"
 	for i := range 10_001 {
 		text += strconv.Itoa(i) + "\n"
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"errors"
 	"io"
-	"regexp"
 	"slices"
 	"unicode/utf8"
 
@@ -19,16 +18,8 @@ const (
 	maxGroups = 10_000
 )
 
-// rules is what a file is held against.
-type rules struct {
-	columns  []string
-	patterns map[string]*regexp.Regexp
-	groupBy  string
-	minGroup int
-}
-
 // judge reads one artifact and returns the code that denies it, or "".
-func (r rules) judge(artifact sdk.Artifact) (code string, err error) {
+func (c config) judge(artifact sdk.Artifact) (code string, err error) {
 	if artifact.Kind != "file" {
 		return "not-csv", nil
 	}
@@ -40,7 +31,7 @@ func (r rules) judge(artifact sdk.Artifact) (code string, err error) {
 	lines := &lineLimit{from: file}
 	reader := csv.NewReader(bufio.NewReaderSize(lines, 64<<10))
 	reader.ReuseRecord = true
-	code, err = r.table(reader)
+	code, err = c.table(reader)
 	var syntax *csv.ParseError
 	if errors.As(err, &syntax) || errors.Is(err, errLongLine) {
 		return "not-csv", nil
@@ -49,7 +40,7 @@ func (r rules) judge(artifact sdk.Artifact) (code string, err error) {
 }
 
 // table judges the header, then every row.
-func (r rules) table(reader *csv.Reader) (code string, err error) {
+func (c config) table(reader *csv.Reader) (code string, err error) {
 	row, err := reader.Read()
 	if err == io.EOF {
 		return "not-csv", nil
@@ -58,25 +49,22 @@ func (r rules) table(reader *csv.Reader) (code string, err error) {
 		return "", err
 	}
 	header := slices.Clone(row)
-	if code := r.header(header); code != "" {
+	if code := c.header(header); code != "" {
 		return code, nil
 	}
-	group := slices.Index(header, r.groupBy)
+	group := slices.Index(header, c.GroupBy)
 	rows, groups := 0, map[string]int{}
 	for {
 		row, err := reader.Read()
 		if err == io.EOF {
-			return r.sizes(rows, groups), nil
+			return c.sizes(rows, groups), nil
 		}
 		if err != nil {
 			return "", err
 		}
 		rows++
-		if code := r.values(header, row); code != "" {
-			return code, nil
-		}
-		if group < 0 {
-			continue
+		if slices.ContainsFunc(row, func(value string) bool { return !utf8.ValidString(value) }) {
+			return "not-csv", nil
 		}
 		if groups[row[group]]++; len(groups) > maxGroups {
 			return "many-groups", nil
@@ -84,37 +72,25 @@ func (r rules) table(reader *csv.Reader) (code string, err error) {
 	}
 }
 
-// header denies columns that are unknown, repeated or, where rows are grouped, missing.
-func (r rules) header(header []string) (code string) {
+// header denies columns that are unknown or repeated, and a table without the one to group by.
+func (c config) header(header []string) (code string) {
 	for i, column := range header {
-		if !slices.Contains(r.columns, column) || slices.Contains(header[:i], column) {
+		if !slices.Contains(c.Columns, column) || slices.Contains(header[:i], column) {
 			return "columns"
 		}
 	}
-	if r.groupBy != "" && !slices.Contains(header, r.groupBy) {
+	if !slices.Contains(header, c.GroupBy) {
 		return "columns"
 	}
 	return ""
 }
 
-func (r rules) values(header, row []string) (code string) {
-	for i, value := range row {
-		if !utf8.ValidString(value) {
-			return "not-csv"
-		}
-		if pattern := r.patterns[header[i]]; pattern != nil && !pattern.MatchString(value) {
-			return "values"
-		}
-	}
-	return ""
-}
-
-func (r rules) sizes(rows int, groups map[string]int) (code string) {
-	if rows < r.minGroup {
+func (c config) sizes(rows int, groups map[string]int) (code string) {
+	if rows < c.MinGroup {
 		return "small-group"
 	}
 	for _, size := range groups {
-		if size < r.minGroup {
+		if size < c.MinGroup {
 			return "small-group"
 		}
 	}
