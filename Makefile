@@ -41,13 +41,15 @@ library := $(bin)/library
 raw     := $(bin)/wasm
 
 commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/policy $(image)/executors/cloister-executor
-policies := allow-all csv-groups-go output-limits
-modules  := $(policies:%=$(raw)/%.wasm)
+policies := allow-all output-limits
+examples := csv-groups-go
+modules  := $(policies:%=$(raw)/library/%.wasm) $(examples:%=$(raw)/examples/%.wasm)
 
 .PHONY: build
-build: $(commands) $(modules) ## bin/cloister, bin/enclave and bin/library
-	@rm -f $(filter-out $(modules),$(wildcard $(raw)/*.wasm))
-	@go run ./deploy/local/assemble library $(raw) $(library) policies/library examples/policies
+build: $(commands) $(modules) ## bin/cloister, bin/enclave, bin/library and bin/examples
+	@rm -f $(filter-out $(modules),$(wildcard $(raw)/*/*.wasm))
+	@go run ./deploy/local/assemble library $(raw)/library policies/library $(library)
+	@go run ./deploy/local/assemble library $(raw)/examples examples/policies $(bin)/examples
 	@go run ./deploy/local/assemble enclave deploy/local $(image)
 
 # Go knows best what is out of date: these run every time, and do nothing slow if nothing changed.
@@ -65,11 +67,17 @@ $(image)/executors/cloister-executor: force
 
 # A module without a build id is linked anew by every `go build`, so that make decides instead.
 guest := $(wildcard policies/abi/*.go policies/sdk/*.go policies/sdk/only/*.go) go.mod go.sum $(bin)/.go
-$(raw)/%.wasm: examples/policies/%/policy.go $(guest)
-	@mkdir -p $(raw)
+$(raw)/library/%.wasm: policies/library/%/policy.go $(guest)
+	$(call gopolicy,policies/library/$*)
+$(raw)/examples/%.wasm: examples/policies/%/policy.go $(guest)
+	$(call gopolicy,examples/policies/$*)
+$(foreach p,$(policies),$(eval $(raw)/library/$(p).wasm: $(wildcard policies/library/$(p)/*.go)))
+$(foreach p,$(examples),$(eval $(raw)/examples/$(p).wasm: $(wildcard examples/policies/$(p)/*.go)))
+define gopolicy
+	@mkdir -p $(@D)
 	@echo "building $@"
-	@GOOS=wasip1 GOARCH=wasm go build -ldflags='-s -w -buildid=' -o $@ ./examples/policies/$*
-$(foreach p,$(policies),$(eval $(raw)/$(p).wasm: $(wildcard examples/policies/$(p)/*.go)))
+	@GOOS=wasip1 GOARCH=wasm go build -ldflags='-s -w -buildid=' -o $@ ./$(1)
+endef
 
 # Changes when the version of Go does.
 $(bin)/.go: force
@@ -139,7 +147,7 @@ check-scripts:
 # The policies in C and Rust are checked in, so that nobody needs clang or Rust; this compiles them again.
 # Status 3: there is no compiler for them here. Then this one check says so and passes.
 check-guests:
-	@for build in examples/policies/build-c policies/library/build; do \
+	@for build in policies/library/build-c policies/library/build; do \
 	  status=0; $$build --check || status=$$?; \
 	  if [ $$status = 3 ]; then echo "check-guests: NOT CHECKED: $$build cannot build here"; elif [ $$status != 0 ]; then exit $$status; fi; done
 

@@ -8,7 +8,7 @@ import (
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
-const sizeCap = "../examples/policies/size-cap/size-cap.wasm"
+const sizeCap = "library/size-cap/size-cap.wasm"
 
 // BenchmarkDecide is one decision of a small policy in a fresh instance.
 func BenchmarkDecide(b *testing.B) {

@@ -16,7 +16,7 @@ const header = "\x00asm\x01\x00\x00\x00"
 
 func sizeCap(t testing.TB) []byte {
 	t.Helper()
-	data, err := os.ReadFile("../../examples/policies/size-cap/size-cap.wasm")
+	data, err := os.ReadFile("../library/size-cap/size-cap.wasm")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,11 +99,11 @@ func newPoolOf(t *testing.T, executable string, cfg worker.Config) *worker.Pool 
 // sizeCap is a small policy.
 func sizeCap(t *testing.T) []byte {
 	t.Helper()
-	module, err := os.ReadFile("../../examples/policies/size-cap/size-cap.wasm")
+	module, err := os.ReadFile("../library/size-cap/size-cap.wasm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return packed(t, module, "../../examples/policies/size-cap/manifest.json")
+	return packed(t, module, "../library/size-cap/manifest.json")
 }
 
 func packed(t *testing.T, module []byte, manifestFile string) []byte {

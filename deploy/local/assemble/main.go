@@ -30,15 +30,15 @@ import (
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
-const usage = `usage: assemble library RAW LIBRARY SOURCES…   pack RAW/*.wasm and SOURCES/NAME/NAME.wasm with SOURCES/NAME/manifest.json
+const usage = `usage: assemble library RAW SOURCES LIBRARY   pack RAW/*.wasm and SOURCES/NAME/NAME.wasm with SOURCES/NAME/manifest.json
        assemble enclave SOURCES IMAGE           add manifests, the profile and etc to the folder IMAGE
 `
 
 func run(args []string, stderr io.Writer) int {
 	var err error
 	switch {
-	case len(args) >= 4 && args[0] == "library":
-		err = library(args[1], args[2], args[3:])
+	case len(args) == 4 && args[0] == "library":
+		err = library(args[1], args[2], args[3])
 	case len(args) == 3 && args[0] == "enclave":
 		err = enclave(args[1], args[2])
 	default:
@@ -55,7 +55,7 @@ func run(args []string, stderr io.Writer) int {
 // library packs every module of the folder raw, and every one that is checked in beside its source,
 // into the folder out. What else out holds under the name of a module goes: a policy that was removed
 // must not stay in anybody's library.
-func library(raw, out string, sources []string) error {
+func library(raw, sources, out string) error {
 	modules, err := filepath.Glob(filepath.Join(raw, "*.wasm"))
 	if err != nil {
 		return err
@@ -63,13 +63,11 @@ func library(raw, out string, sources []string) error {
 	if len(modules) == 0 {
 		return fmt.Errorf("%s holds no module", raw)
 	}
-	for _, dir := range sources {
-		checkedIn, err := filepath.Glob(filepath.Join(dir, "*", "*.wasm"))
-		if err != nil {
-			return err
-		}
-		modules = append(modules, checkedIn...)
+	checkedIn, err := filepath.Glob(filepath.Join(sources, "*", "*.wasm"))
+	if err != nil {
+		return err
 	}
+	modules = append(modules, checkedIn...)
 	keep := map[string]bool{}
 	for _, path := range modules {
 		name := filepath.Base(path)
@@ -77,11 +75,7 @@ func library(raw, out string, sources []string) error {
 			return fmt.Errorf("%s: there are two policies of this name", path)
 		}
 		keep[name] = true
-		manifest, err := findManifest(sources, strings.TrimSuffix(name, ".wasm"))
-		if err != nil {
-			return err
-		}
-		packed, err := pack(path, manifest)
+		packed, err := pack(path, filepath.Join(sources, strings.TrimSuffix(name, ".wasm"), "manifest.json"))
 		if err != nil {
 			return err
 		}
@@ -101,17 +95,6 @@ func library(raw, out string, sources []string) error {
 		}
 	}
 	return nil
-}
-
-// findManifest finds the manifest of the policy called name.
-func findManifest(sources []string, name string) (string, error) {
-	for _, dir := range sources {
-		path := filepath.Join(dir, name, "manifest.json")
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s: no manifest in %s", name, strings.Join(sources, ", "))
 }
 
 func pack(module, manifest string) ([]byte, error) {

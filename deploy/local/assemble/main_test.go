@@ -16,7 +16,7 @@ import (
 )
 
 // sources is the folder of the example policies; size-cap is the one with its module checked in.
-const sources = "../../../examples/policies"
+const sources = "../../../policies/library"
 
 func put(t *testing.T, path string, content []byte) {
 	t.Helper()
@@ -48,9 +48,9 @@ func must(t *testing.T, args ...string) {
 // TestLibrary: a module is packed, a second time writes nothing, and a policy that is gone goes.
 func TestLibrary(t *testing.T) {
 	raw, out := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(raw, "csv-groups-go.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
+	put(t, filepath.Join(raw, "allow-all.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
 	put(t, filepath.Join(out, "gone.wasm"), nil)
-	must(t, "library", raw, out, sources)
+	must(t, "library", raw, sources, out)
 
 	packed := filepath.Join(out, "size-cap.wasm")
 	m, err := policies.ReadManifest(read(t, packed))
@@ -65,7 +65,7 @@ func TestLibrary(t *testing.T) {
 	if err := os.Chtimes(packed, long, long); err != nil {
 		t.Fatal(err)
 	}
-	must(t, "library", raw, out, sources)
+	must(t, "library", raw, sources, out)
 	if info, err := os.Stat(packed); err != nil || !info.ModTime().Equal(long) {
 		t.Errorf("an unchanged module was written again (%v)", err)
 	}
@@ -107,8 +107,8 @@ func TestRefuses(t *testing.T) {
 		status int
 		args   []string
 	}{
-		"a library of nothing":         {1, []string{"library", empty, t.TempDir(), sources}},
-		"a module without a manifest":  {1, []string{"library", unknown, t.TempDir(), sources}},
+		"a library of nothing":         {1, []string{"library", empty, sources, t.TempDir()}},
+		"a module without a manifest":  {1, []string{"library", unknown, sources, t.TempDir()}},
 		"an image without an executor": {1, []string{"enclave", folder, empty}},
 		"an image without a profile":   {1, []string{"enclave", filepath.Join(empty, "none"), empty}},
 		"another command":              {2, []string{"all"}},

@@ -130,7 +130,7 @@ func (b *builder) compile() error {
 	}
 	for _, name := range []string{"allow-all", "output-limits"} {
 		err := b.goCommand([]string{"GOOS=wasip1", "GOARCH=wasm"}, "build", "-ldflags=-s -w -buildid=",
-			"-o", filepath.Join(b.dir, "wasm", name+".wasm"), "./examples/policies/"+name)
+			"-o", filepath.Join(b.dir, "wasm", name+".wasm"), "./policies/library/"+name)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (b *builder) assemble() error {
 	}
 	defer func() { _ = os.Remove(assemble) }() // dir is a test's own
 	for _, args := range [][]string{
-		{"library", filepath.Join(b.dir, "wasm"), filepath.Join(b.dir, "library"), "policies/library", "examples/policies"},
+		{"library", filepath.Join(b.dir, "wasm"), "policies/library", filepath.Join(b.dir, "library")},
 		{"enclave", "deploy/local", filepath.Join(b.dir, "enclave")},
 	} {
 		if err := b.run(nil, assemble, args...); err != nil {

@@ -3,8 +3,8 @@ package main_test
 import (
 	"testing"
 
-	policy "github.com/cloister-run/cloister/examples/policies/output-limits"
 	"github.com/cloister-run/cloister/policies/abi"
+	policy "github.com/cloister-run/cloister/policies/library/allow-all"
 	"github.com/cloister-run/cloister/policies/policytest"
 	"github.com/cloister-run/cloister/policies/sdk"
 )
@@ -12,7 +12,7 @@ import (
 // TestFixturesNatively asks the policy without WebAssembly; ../policies_test.go asks it
 // through the engine with the same fixtures.
 func TestFixturesNatively(t *testing.T) {
-	if err := policytest.CheckAll("../fixtures/output-limits", "manifest.json", ask); err != nil {
+	if err := policytest.CheckAll("../fixtures/allow-all", "manifest.json", ask); err != nil {
 		t.Error(err)
 	}
 }
