@@ -96,7 +96,7 @@ test-python:
 	cd examples/digits && $(PYTHON) -E -s -B -m unittest discover -s tests -t .
 
 .PHONY: demo
-demo: build ## an honest job and a thief, in out/demo
+demo: build ## honest jobs and a thief, in out/demo
 	PYTHON='$(PYTHON)' examples/digits/demo.sh
 
 .PHONY: bench

@@ -9,7 +9,6 @@
 package border
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,30 +83,16 @@ type Border struct {
 	next abi.Point
 }
 
-// New makes the border of one job. Owners are asked first, in an order that no operator can
-// choose: by owner, policy and then asset. The operator's own policies follow in the job's order.
-// [Border.Policies] gives that order.
+// New makes the border of one job. Policies are asked in the order of [abi.CompareRefs];
+// [Border.Policies] gives it.
 func New(parties []Party, recorder Recorder) *Border {
 	ordered := slices.Clone(parties)
 	for i := range ordered {
 		m := &ordered[i].Manifest
 		m.Codes = m.Codes[:min(len(m.Codes), abi.MaxCodes)]
 	}
-	slices.SortStableFunc(ordered, func(a, b Party) int {
-		if a.own() || b.own() {
-			return rank(a) - rank(b)
-		}
-		return cmp.Or(cmp.Compare(a.Ref.Owner, b.Ref.Owner), cmp.Compare(a.Ref.Module, b.Ref.Module),
-			cmp.Compare(a.Ref.Config, b.Ref.Config), cmp.Compare(a.Ref.Asset, b.Ref.Asset))
-	})
+	slices.SortStableFunc(ordered, func(a, b Party) int { return abi.CompareRefs(a.Ref, b.Ref) })
 	return &Border{parties: ordered, recorder: recorder, next: abi.Admit}
-}
-
-func rank(p Party) int {
-	if p.own() {
-		return 1
-	}
-	return 0
 }
 
 // ranks yields the parties as they are asked together: the owners', then the operator's own.

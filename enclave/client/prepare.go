@@ -112,6 +112,7 @@ func (p *Package) policies() []abi.PolicyRef {
 	for _, own := range p.canonical.Policies {
 		refs = append(refs, abi.PolicyRef{Module: own.Module, Config: digest(own.Config)})
 	}
+	slices.SortStableFunc(refs, abi.CompareRefs)
 	return refs
 }
 

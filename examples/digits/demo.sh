@@ -106,7 +106,7 @@ export AWS_ENDPOINT_URL_KMS
 say "2. The vendor makes a key that answers enclaves of this image alone, and seals application, model and scans,
    each with a policy that goes wherever it goes."
 new_key $vendor
-for name in app evaluate model scans; do seal vendor/$name.yaml digits-$name.sealed; done
+for name in app evaluate model scans notes; do seal vendor/$name.yaml digits-$name.sealed; done
 
 say "3. A laboratory does the same with scans whose labels nobody else may see."
 mkdir reference
@@ -153,7 +153,21 @@ cloister 1 run --enclave local --receipt receipt-thief-exit.json jobs/5-thief-ex
 nothing_left
 verified receipt-thief-exit.json failed
 
-say "11. A receipt with one byte changed is none."
+say "11. The same model under another policy: any text may leave, but no piece of the model. Honest notes do. A piece of
+   the model does not, neither as it is nor in hex nor in base64."
+cloister 0 run --enclave local --receipt out/6/receipt.json jobs/6-notes.yaml
+verified out/6/receipt.json succeeded
+show cat out/6/notes-summary.txt
+cat out/6/notes-summary.txt
+for spelling in plain hex base64; do
+  sed "s/spelling: summary}/spelling: $spelling}/; s/notes-summary/notes-$spelling/" jobs/6-notes.yaml >jobs/6-$spelling.yaml
+  cloister 3 run --enclave local --receipt out/6/receipt-$spelling.json jobs/6-$spelling.yaml
+  grep -q 'error: denied at egress: verbatim$' last.txt || fail "the operator does not see the one code"
+  [[ ! -e out/6/notes-$spelling.txt ]] || fail "the thief got a piece of the model out in $spelling"
+  verified out/6/receipt-$spelling.json denied
+done
+
+say "12. A receipt with one byte changed is none."
 py -c 'import sys
 text = open("out/2/receipt.json").read()
 at = text.index("payload\":\"") + 200
@@ -161,11 +175,11 @@ print("byte %d" % at)
 open("forged.json", "w").write(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1:])'
 cloister 4 receipt verify --enclave local forged.json
 
-say "12. The operator asks the KMS for the model's data key, outside of any enclave."
+say "13. The operator asks the KMS for the model's data key, outside of any enclave."
 kept model-header.json inspect --json digits-model.sealed
 py decrypt.py model-header.json || fail "the KMS did not refuse"
 
-say "13. The operator runs a cloisterd with one byte more. It measures differently, and the KMS gives it nothing."
+say "14. The operator runs a cloisterd with one byte more. It measures differently, and the KMS gives it nothing."
 cp -r "$(dirname "$cloister")" changed
 printf x >>changed/enclave/cloisterd
 genuine=$cloister cloister=$PWD/changed/cloister
@@ -174,6 +188,6 @@ grep -q AccessDeniedException last.txt || fail "it is not the KMS that refused"
 cloister=$genuine
 cloister 4 receipt verify --enclave local receipt-changed.json
 
-say "Done. Four honest jobs returned what their owners' policies allow; the thief, with the same model, returned nothing.
+say "Done. Five honest jobs returned what their owners' policies allow; the thief, with the same model, returned nothing.
 The enclave and the KMS were SIMULATED: processes on this machine, which protect nothing from its owner.
 Everything is in $work"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -249,4 +250,20 @@ func count(err error) int {
 		return len(joined.Unwrap())
 	}
 	return 1
+}
+
+// TestCompareRefs: whatever the order in a job, the order of asking is one.
+func TestCompareRefs(t *testing.T) {
+	want := []abi.PolicyRef{
+		{Owner: "a", Module: "1", Config: "1", Asset: "x"}, {Owner: "a", Module: "1", Config: "1", Asset: "y"},
+		{Owner: "a", Module: "1", Config: "2", Asset: "x"}, {Owner: "a", Module: "2", Config: "1", Asset: "a"},
+		{Owner: "b", Module: "1", Config: "1", Asset: "a"}, {Module: "2"}, {Module: "1"}, // the operator's own stay as they are
+	}
+	for rotate := range 5 {
+		got := slices.Concat(want[5:], want[rotate:5], want[:rotate]) // the operator's own first
+		slices.SortStableFunc(got, abi.CompareRefs)
+		if !slices.Equal(got, want) {
+			t.Errorf("%d: %v", rotate, got)
+		}
+	}
 }

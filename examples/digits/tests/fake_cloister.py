@@ -8,6 +8,8 @@
     status   the thief's run ends with status 0
     code     the operator is told nothing of why the thief was denied
     outcome  the receipt of the thief's run says that it succeeded
+    spelling the notes leave with a piece of the model in them
+    piece    they are written in spite of the denial
     guess    the predictions are of no use
     score    the score is low
     forged   a receipt that was changed is verified
@@ -49,6 +51,8 @@ def run(receipt, job, fault):
     if "thief-exit" in job:
         write_receipt(receipt, "failed", changed)
         return 1
+    if os.path.basename(job).startswith("6-"):
+        return notes(receipt, job, fault)
     if "thief" in job:
         write_receipt(receipt, "succeeded" if fault == "outcome" else "denied", changed)
         return thief(fault)
@@ -64,6 +68,19 @@ def run(receipt, job, fault):
             guess("out/%s/predictions.csv" % number)
     write_receipt(receipt, "succeeded", changed)
     return 0
+
+
+def notes(receipt, job, fault):
+    with open(job, encoding="utf-8") as file:
+        spelling = file.read().split("parameters: {spelling: ")[-1].split("}")[0]
+    out = "out/6/notes-%s.txt" % spelling
+    if spelling == "summary" or (fault == "piece" and spelling == "hex"):
+        start("thief", "notes.py", out, "--as", spelling)
+    honest = spelling == "summary" or fault == "spelling"
+    write_receipt(receipt, "succeeded" if honest else "denied", False)
+    if not honest:
+        print("cloister: error: denied at egress: verbatim")
+    return 0 if honest else 3
 
 
 def thief(fault):

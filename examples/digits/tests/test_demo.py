@@ -39,7 +39,7 @@ class Demo(example.Case):
             done = self.demo("")
             self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
             steps = re.findall(r"^(\d+)\. ", done.stdout, re.M)
-            self.assertEqual(steps, [str(step) for step in range(1, 14)])
+            self.assertEqual(steps, [str(step) for step in range(1, 15)])
             self.assertGreaterEqual(float(re.search("^accuracy (.*)$", done.stdout, re.M).group(1)), 0.95)
             self.assertIn("SIMULATED", done.stdout)
 
@@ -51,6 +51,8 @@ class Demo(example.Case):
             "status": "ended with status 0, expected 3",
             "code": "does not see the one code",
             "outcome": "does not say denied",
+            "spelling": "ended with status 0, expected 3",
+            "piece": "got a piece of the model out in hex",
             "guess": "the accuracy is below 0.95",
             "score": "the score is below 0.95",
             "forged": "ended with status 0, expected 4",
