@@ -8,10 +8,7 @@
 // It needs no libc: three functions of WASI preview 1, and JSON read strictly. Whatever it
 // does not expect ends it with status 1, which is a denial.
 
-#include <stddef.h>
-#include <stdint.h>
-
-typedef struct { const uint8_t *data; uint32_t len; } slice;
+#include "../c/json.h"
 
 #define WASI(name) __attribute__((import_module("wasi_snapshot_preview1"), import_name(#name)))
 WASI(fd_read) int32_t wasi_read(int32_t fd, const void *vectors, uint32_t count, uint32_t *done);
@@ -25,7 +22,7 @@ __asm__(".section .custom_section.cloister.policy,\"\",@\n.incbin \"manifest.jso
 
 // --- input: the whole of standard input, at the end of the linear memory ---
 
-enum { PAGE = 65536, MAX_INPUT = 4 * 1024 * 1024, MAX_DEPTH = 64 };
+enum { PAGE = 65536, MAX_INPUT = 4 * 1024 * 1024 };
 
 extern uint8_t __heap_base;
 
@@ -55,8 +52,6 @@ static void put(slice s) {
   if (s.len > sizeof out - out_len) fail();
   for (uint32_t i = 0; i < s.len; i++) out[out_len++] = s.data[i];
 }
-
-#define TEXT(literal) ((slice){(const uint8_t *)literal, sizeof literal - 1})
 
 static void put_number(uint64_t n) {
   uint8_t digits[20];
@@ -88,138 +83,6 @@ static _Noreturn void allow(void) {
   out_len = 0;
   put(TEXT("{\"allow\":true}"));
   answer();
-}
-
-// --- JSON (RFC 8259), read from at to end ---
-
-static const uint8_t *at, *end;
-
-static int is(slice s, slice t) {
-  if (s.len != t.len) return 0;
-  for (uint32_t i = 0; i < s.len; i++)
-    if (s.data[i] != t.data[i]) return 0;
-  return 1;
-}
-
-static int starts(slice s, slice prefix) {
-  return s.len >= prefix.len && is((slice){s.data, prefix.len}, prefix);
-}
-
-static uint8_t peek(void) {
-  while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r')) at++;
-  if (at == end) fail();
-  return *at;
-}
-
-static int take(uint8_t c) {
-  if (peek() != c) return 0;
-  at++;
-  return 1;
-}
-
-static void expect(uint8_t c) {
-  if (!take(c)) fail();
-}
-
-static int hex(uint8_t c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-}
-
-// string reads a string and returns what is between the quotes. With plain, one that holds an
-// escape fails: names that this policy compares or repeats have none.
-static slice string(int plain) {
-  expect('"');
-  const uint8_t *start = at;
-  while (at < end && *at != '"') {
-    if (*at < 0x20) fail();
-    if (*at++ != '\\') continue;
-    if (plain || at == end) fail();
-    uint8_t c = *at++;
-    if (c == 'u') {
-      for (int i = 0; i < 4; i++, at++)
-        if (at == end || !hex(*at)) fail();
-    } else if (c != '"' && c != '\\' && c != '/' && c != 'b' && c != 'f' && c != 'n' && c != 'r' && c != 't') {
-      fail();
-    }
-  }
-  if (at == end) fail();
-  return (slice){start, (uint32_t)(at++ - start)};
-}
-
-static int digit(void) { return at < end && *at >= '0' && *at <= '9'; }
-
-// whole reads a whole number from 0 to 2^63-1; a sign, fraction or exponent fails.
-static uint64_t whole(void) {
-  uint64_t n = 0;
-  peek();
-  if (!digit() || (*at == '0' && end - at > 1 && at[1] >= '0' && at[1] <= '9')) fail();
-  for (; digit(); at++) {
-    uint64_t d = *at - '0';
-    if (n > (INT64_MAX - d) / 10) fail();
-    n = n * 10 + d;
-  }
-  if (at < end && (*at == '.' || *at == 'e' || *at == 'E')) fail();
-  return n;
-}
-
-static void digits(void) {
-  if (!digit()) fail();
-  while (digit()) at++;
-}
-
-static void skip_number(void) {
-  if (*at == '-') at++;
-  if (at < end && *at == '0') at++;
-  else digits();
-  if (at < end && *at == '.') { at++; digits(); }
-  if (at < end && (*at == 'e' || *at == 'E')) {
-    at++;
-    if (at < end && (*at == '+' || *at == '-')) at++;
-    digits();
-  }
-}
-
-static void word(slice w) {
-  if ((uint32_t)(end - at) < w.len || !is((slice){at, w.len}, w)) fail();
-  at += w.len;
-}
-
-// next steps to the next item of an object or array whose opening bracket was read.
-static int next(int *first, uint8_t close) {
-  if (take(close)) return 0;
-  if (!*first) expect(',');
-  *first = 0;
-  return 1;
-}
-
-static slice key(void) {
-  slice name = string(1);
-  expect(':');
-  return name;
-}
-
-static void skip(int depth) {
-  int first = 1;
-  if (depth > MAX_DEPTH) fail();
-  switch (peek()) {
-  case '"': string(0); return;
-  case 't': word(TEXT("true")); return;
-  case 'f': word(TEXT("false")); return;
-  case 'n': word(TEXT("null")); return;
-  case '[':
-    expect('[');
-    while (next(&first, ']')) skip(depth + 1);
-    return;
-  case '{':
-    expect('{');
-    while (next(&first, '}')) {
-      string(0);
-      expect(':');
-      skip(depth + 1);
-    }
-    return;
-  default: skip_number();
-  }
 }
 
 // --- the policy ---
