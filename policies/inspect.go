@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/cloister-run/cloister/policies/abi"
@@ -48,7 +49,8 @@ func Pack(binary []byte, m abi.Manifest) ([]byte, error) {
 }
 
 // PackFile packs the module in one file with the manifest in another and writes the result
-// to out, which may be the module's own file. Errors of the file system are returned as they are.
+// to out, which may be the module's own file, whole or not at all. Errors of the file system are
+// returned as they are.
 func PackFile(modulePath, manifestPath, out string) error {
 	binary, err := os.ReadFile(modulePath)
 	if err != nil {
@@ -66,7 +68,25 @@ func PackFile(modulePath, manifestPath, out string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(out, packed, 0o644)
+	return replace(out, packed)
+}
+
+// replace puts content in the place of a file, in one step.
+func replace(path string, content []byte) (err error) {
+	next, err := os.CreateTemp(filepath.Dir(path), ".policy-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(next.Name())
+		}
+	}()
+	_, err = next.Write(content)
+	if err = errors.Join(err, next.Chmod(0o644), next.Close()); err != nil {
+		return err
+	}
+	return os.Rename(next.Name(), path)
 }
 
 // manifest reads the one custom section that holds it.

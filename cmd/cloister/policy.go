@@ -33,7 +33,7 @@ func (a *app) policyCommand() *cobra.Command {
 		},
 	}
 	pack.Flags().StringVarP(&out, "out", "o", "", "the file to write; may be the module itself")
-	policy.AddCommand(pack, a.policyCheckCommand(), a.policyTestCommand(), a.policyEvalCommand(), a.policyBenchCommand(), a.policyDiffCommand(), policyWorkerCommand())
+	policy.AddCommand(a.policyNewCommand(), a.policyBuildCommand(), pack, a.policyCheckCommand(), a.policyTestCommand(), a.policyEvalCommand(), a.policyBenchCommand(), a.policyDiffCommand(), policyWorkerCommand())
 	return policy
 }
 
