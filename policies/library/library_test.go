@@ -73,7 +73,7 @@ func buildGo(t *testing.T, name string) string {
 	return module
 }
 
-func load(t *testing.T, engine *policies.Engine, module, manifest string) *policies.Policy {
+func load(t testing.TB, engine *policies.Engine, module, manifest string) *policies.Policy {
 	t.Helper()
 	packed := filepath.Join(t.TempDir(), "policy.wasm")
 	if err := policies.PackFile(module, manifest, packed); err != nil {

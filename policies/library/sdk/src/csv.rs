@@ -4,6 +4,7 @@
 
 use crate::files::{CHUNK, fill};
 use std::fs::File;
+use std::ops::{ControlFlow, Range};
 
 /// Bounds one record, and with it what is held of a file.
 pub const MAX_RECORD: usize = 1 << 20;
@@ -62,6 +63,53 @@ static CLASS: [u8; 256] = {
     class[b'\r' as usize] = CR;
     class
 };
+
+/// The highest bit of each byte that is no higher than a comma, as all are that CLASS knows.
+#[inline]
+fn up_to_comma(word: u64) -> u64 {
+    const ALL: u64 = 0x0101_0101_0101_0101;
+    let above = (word & (0x7f * ALL)) + (0x7f - b',' as u64) * ALL; // no byte carries into the next
+    !(above | word) & (0x80 * ALL)
+}
+
+/// Where the first line of a text ends, if it is simple, and where its fields do.
+#[inline]
+fn simple_line(text: &[u8], ends: &mut Vec<usize>) -> Option<usize> {
+    let (words, rest) = text.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let mut some = up_to_comma(u64::from_le_bytes(*word));
+        while some != 0 {
+            let at = 8 * i + some.trailing_zeros() as usize / 8;
+            some &= some - 1;
+            if let ControlFlow::Break(line) = separator(at, text[at], ends) {
+                return line;
+            }
+        }
+    }
+    for (i, &b) in rest.iter().enumerate() {
+        if let ControlFlow::Break(line) = separator(8 * words.len() + i, b, ends) {
+            return line;
+        }
+    }
+    None
+}
+
+/// Notes what a byte ends: a field, the line, or that the line is simple.
+#[inline]
+fn separator(at: usize, b: u8, ends: &mut Vec<usize>) -> ControlFlow<Option<usize>> {
+    match CLASS[b as usize] {
+        PLAIN => ControlFlow::Continue(()),
+        COMMA => {
+            ends.push(at);
+            ControlFlow::Continue(())
+        }
+        LF if at > 0 && ends.len() < MAX_FIELDS => {
+            ends.push(at);
+            ControlFlow::Break(Some(at))
+        }
+        _ => ControlFlow::Break(None),
+    }
+}
 
 /// Reads rows. The first is the header.
 pub struct Reader {
@@ -158,25 +206,12 @@ impl Reader {
 
     /// The next row if it lies in the buffer as it is: without a quote or a CR. Nothing is copied.
     #[inline]
-    fn simple(&mut self) -> Option<std::ops::Range<usize>> {
+    fn simple(&mut self) -> Option<Range<usize>> {
         self.ends.clear();
-        for (i, &b) in self.buf[self.at..self.have].iter().enumerate() {
-            if b > b',' {
-                continue;
-            }
-            match CLASS[b as usize] {
-                PLAIN => {}
-                COMMA => self.ends.push(i),
-                LF if i > 0 && self.ends.len() < MAX_FIELDS => {
-                    self.ends.push(i);
-                    let start = self.at;
-                    self.at += i + 1;
-                    return Some(start..start + i);
-                }
-                _ => return None,
-            }
-        }
-        None
+        let start = self.at;
+        let line = start..start + simple_line(&self.buf[start..self.have], &mut self.ends)?;
+        self.at = line.end + 1;
+        Some(line)
     }
 
     fn check_width(&mut self) -> Result<(), Stop> {
