@@ -406,3 +406,31 @@ func BenchmarkDecide(b *testing.B) {
 		}
 	}
 }
+
+// A policy that never ends holds up itself, and no other: every policy has processes of its own.
+func TestAHostilePolicyHoldsUpNoOther(t *testing.T) {
+	pool := newPool(t, worker.Config{Parallel: 2, Limits: wire.Limits{DecideTime: time.Hour}})
+	hostile, other := load(t, pool, probe(t)), load(t, pool, sizeCap(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 5)
+	for range cap(ended) {
+		go func() {
+			_, err := hostile.Decide(ctx, request(abi.Ingress, `"forever"`), abi.Files{})
+			ended <- err
+		}()
+	}
+	for range 20 {
+		if d, err := other.Decide(t.Context(), request(abi.Ingress, `{"max_total_bytes": 10}`), abi.Files{}); err != nil || !d.Allow {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	if len(ended) > 0 {
+		t.Errorf("the hostile policy ended: %v", <-ended)
+	}
+	cancel()
+	for range cap(ended) {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+}
