@@ -24,6 +24,7 @@ var library = []struct {
 }{
 	{"allow-all", true, false},
 	{"csv-columns", false, true},
+	{"json-schema", false, true},
 	{"output-limits", true, true},
 	{"redact", false, true},
 	{"size-cap", false, true},
