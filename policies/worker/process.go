@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,9 +25,21 @@ type Process interface {
 // worker is one process. One goroutine at a time uses it.
 type worker struct {
 	process Process
-	conn    *wire.Conn
 	limits  wire.Limits
 	dead    atomic.Bool
+
+	// using is held for one exchange, and to close the connection: what a worker said before it ended
+	// is still heard.
+	using sync.Mutex
+	conn  *wire.Conn
+}
+
+// bury closes the connection of a process that has ended.
+func (w *worker) bury() {
+	w.dead.Store(true)
+	w.using.Lock()
+	defer w.using.Unlock()
+	_ = w.conn.Close()
 }
 
 // kill ends the process. It does not wait.
@@ -38,6 +51,8 @@ func (w *worker) kill() {
 // exchange does one thing with the worker, within a time. What a worker says too late, or against
 // the protocol, is the last that it said.
 func (w *worker) exchange(ctx context.Context, limit time.Duration, do func(*wire.Conn) error) error {
+	w.using.Lock()
+	defer w.using.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, limit+grace, errLate)
 	defer cancel()
 	giveUp := context.AfterFunc(ctx, func() {

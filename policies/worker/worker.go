@@ -202,8 +202,7 @@ func (p *Pool) watch(w *worker) bool {
 	go func() {
 		defer p.users.Done()
 		_, _ = w.process.Wait() // how it ended tells nothing that matters
-		w.dead.Store(true)
-		_ = w.conn.Close() // and so does what waits for it
+		w.bury()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.workers, w)

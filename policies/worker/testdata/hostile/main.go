@@ -98,16 +98,13 @@ func decide(raw *os.File, conn *wire.Conn, part, after string) {
 			yes = wire.Call{Op: wire.Done, Error: "it was answered"}
 		}
 	case "write-descriptor": // opens what it may read, and writes to it
+		check(inside.Confine()) // as a worker is: an ordinary user's has the owner's rights
 		check(conn.Send(wire.Call{Op: wire.Open, Tree: wire.Artifacts, Name: "outputs.file"}, nil, nil))
 		var a wire.Answer
 		_, got, err := conn.ReceiveFile(&a, wire.MaxMessage, 0)
 		check(err)
-		if _, err := got.WriteString("x"); err == nil || got.Truncate(0) == nil || got.Chmod(0o777) == nil {
+		if _, err := unix.Write(int(got.Fd()), []byte("x")); err == nil {
 			yes = wire.Call{Op: wire.Done, Error: "it was written to"}
-		}
-		if again, err := os.OpenFile("/proc/self/fd/"+itoa(int(got.Fd())), os.O_RDWR, 0); err == nil {
-			again.Close()
-			yes = wire.Call{Op: wire.Done, Error: "it was opened again, to write"}
 		}
 	}
 	_ = conn.Send(yes, written, nil)
@@ -133,13 +130,10 @@ var attempts = map[string]func(){
 	"shm":     func() { unix.SysvShmGet(1, 1, 0o600) },
 	"prctl":   func() { unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) },
 	"unshare": func() { unix.Unshare(unix.CLONE_NEWUSER) },
-}
 
-func itoa(n int) string {
-	if n < 10 {
-		return string(rune('0' + n))
-	}
-	return itoa(n/10) + itoa(n%10)
+	"chmod":    func() { unix.Fchmod(3, 0o777) },
+	"truncate": func() { unix.Ftruncate(3, 0) },
+	"reopen":   func() { os.OpenFile("/proc/self/fd/3", os.O_RDWR, 0) },
 }
 
 func check(err error) {
