@@ -12,7 +12,7 @@ import (
 // regoModule compiles Rego with the entrypoint test/decision and packs it.
 func regoModule(t testing.TB, source string) []byte {
 	t.Helper()
-	wasm, _, err := build.Compile(t.Context(), fstest.MapFS{"policy.rego": {Data: []byte("package test\n" + source)}}, "test/decision")
+	wasm, _, err := build.Compile(t.Context(), fstest.MapFS{"policy.rego": {Data: []byte("package test\n" + source)}}, &abi.Rego{Entrypoint: "test/decision"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,9 @@ func Input(question []byte, files fs.FS) (input []byte, now time.Time, err error
 	if err := json.Unmarshal(question, &req); err != nil {
 		return nil, now, fmt.Errorf("%w: %w", ErrInput, err)
 	}
+	if !exact(string(question)) { // a configuration can say a thing twice
+		return nil, now, fmt.Errorf("%w: the request has a key twice, or nests too deep", ErrInput)
+	}
 	if now, err = time.Parse(time.RFC3339, req.Time); err != nil {
 		return nil, now, fmt.Errorf("%w: %w", ErrInput, err)
 	}

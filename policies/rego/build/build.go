@@ -17,7 +17,12 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/compile"
+
+	"github.com/cloister-run/cloister/policies/abi"
 )
+
+// DefaultEntrypoint is what is evaluated where a manifest names nothing.
+const DefaultEntrypoint = "cloister/decision"
 
 // Bounds of what is compiled.
 const (
@@ -26,8 +31,12 @@ const (
 )
 
 // Compile compiles the *.rego files of a folder, except *_test.rego, with data.json in its root if there
-// is one, as `opa build -t wasm -e ENTRYPOINT` does. Data is nil if there is none.
-func Compile(ctx context.Context, sources fs.FS, entrypoint string) (wasm, data []byte, err error) {
+// is one, as `opa build -t wasm -e ENTRYPOINT` does, for the entrypoint of a manifest. Data is nil if there is none.
+func Compile(ctx context.Context, sources fs.FS, m *abi.Rego) (wasm, data []byte, err error) {
+	entrypoint := DefaultEntrypoint
+	if m != nil && m.Entrypoint != "" {
+		entrypoint = m.Entrypoint
+	}
 	b, err := load(sources)
 	if err != nil {
 		return nil, nil, fmt.Errorf("build: %w", err)
