@@ -43,7 +43,8 @@ raw     := $(bin)/wasm
 commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/policy $(image)/executors/cloister-executor
 policies := allow-all output-limits
 examples := csv-groups-go
-modules  := $(policies:%=$(raw)/library/%.wasm) $(examples:%=$(raw)/examples/%.wasm)
+inrego   := csv-groups-rego
+modules  := $(policies:%=$(raw)/library/%.wasm) $(examples:%=$(raw)/examples/%.wasm) $(inrego:%=$(raw)/examples/%.wasm)
 
 .PHONY: build
 build: $(commands) $(modules) ## bin/cloister, bin/enclave, bin/library and bin/examples
@@ -71,6 +72,9 @@ $(raw)/library/%.wasm: policies/library/%/policy.go $(guest)
 	$(call gopolicy,policies/library/$*)
 $(raw)/examples/%.wasm: examples/policies/%/policy.go $(guest)
 	$(call gopolicy,examples/policies/$*)
+$(raw)/examples/%.wasm: examples/policies/%/policy.rego examples/policies/%/manifest.json go.mod
+	@echo "building $@"
+	@go run ./deploy/local/assemble rego examples/policies/$* $@
 $(foreach p,$(policies),$(eval $(raw)/library/$(p).wasm: $(wildcard policies/library/$(p)/*.go)))
 $(foreach p,$(examples),$(eval $(raw)/examples/$(p).wasm: $(wildcard examples/policies/$(p)/*.go)))
 define gopolicy

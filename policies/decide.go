@@ -85,6 +85,9 @@ func (p *Policy) ask(ctx context.Context, question []byte, point abi.Point, file
 	case <-ctx.Done():
 		return nil, waited(ctx)
 	}
+	if p.rego != nil {
+		return p.evaluate(ctx, question, files)
+	}
 	return p.run(ctx, question, files)
 }
 

@@ -155,7 +155,8 @@ func (e *Engine) prepare(digest string, binary []byte) (*Policy, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	declared, err := manifest(shape)
-	err = errors.Join(checkCommand(shape), err)
+	shape, unfit := runnable(shape, declared)
+	err = errors.Join(unfit, err)
 	if most := e.limits.MemoryBytes; int64(shape.MemoryPages)*module.PageBytes > most {
 		err = errors.Join(err, fmt.Errorf("memory minimum %s over the limit of %s",
 			size(int64(shape.MemoryPages)*module.PageBytes), size(most)))
@@ -172,6 +173,10 @@ func (e *Engine) prepare(digest string, binary []byte) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{engine: e, digest: digest, manifest: declared, schema: schema, code: c}
+	if p.rego, err = e.inspect(c, shape, declared); err != nil {
+		e.discard(c)
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
 	// An evicted policy may still be in use: its code goes when nobody can reach it.
 	runtime.AddCleanup(p, e.discard, c)
 	return p, nil

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/tetratelabs/wazero"
@@ -9,6 +10,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/cloister-run/cloister/policies/module"
+	"github.com/cloister-run/cloister/policies/rego"
 )
 
 // features is WebAssembly 2.0 without reference types: with them a module could grow a table
@@ -50,9 +52,11 @@ func newRuntime(ctx context.Context, limits Limits, interruptible bool) (wazero.
 		WithGoFunction(api.GoFunc(func(_ context.Context, stack []uint64) { stack[0] = errnoNotSupported }),
 			[]api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, []api.ValueType{api.ValueTypeI32}).
 		Export("fd_renumber")
-	if _, err := builder.Instantiate(ctx); err != nil {
+	_, err := builder.Instantiate(ctx)
+	// A module imports from one of the two: its shape was checked.
+	if err = errors.Join(err, rego.Offer(ctx, runtime)); err != nil {
 		_ = runtime.Close(ctx)
-		return nil, fmt.Errorf("offering WASI: %w", err)
+		return nil, fmt.Errorf("offering functions: %w", err)
 	}
 	return runtime, nil
 }

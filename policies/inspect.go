@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/module"
+	"github.com/cloister-run/cloister/policies/rego"
 )
 
 // wasiModule is the only module that a policy may import from.
@@ -30,22 +31,41 @@ func ReadManifest(binary []byte) (abi.Manifest, error) {
 
 // Pack returns the module with m as its manifest, in place of one that it had. Packing is
 // deterministic. It refuses a module that no engine would load for another reason than a limit.
-func Pack(binary []byte, m abi.Manifest) ([]byte, error) {
+func Pack(binary []byte, m abi.Manifest) ([]byte, error) { return PackData(binary, m, nil) }
+
+// PackData is [Pack] for a module that OPA built, which it gives a data document, JSON, in place of one
+// that it had. Without data it is Pack.
+func PackData(binary []byte, m abi.Manifest, data []byte) ([]byte, error) {
+	invalid := func(err error) ([]byte, error) { return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err) }
 	shape, err := module.Scan(binary)
 	if err != nil {
-		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+		return invalid(err)
 	}
-	if err := errors.Join(checkCommand(shape), m.Validate()); err != nil {
-		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+	_, unfit := runnable(shape, m)
+	if err := errors.Join(unfit, m.Validate()); err != nil {
+		return invalid(err)
 	}
 	if _, err := newSchema(m.ConfigSchema); err != nil {
-		return nil, fmt.Errorf("policies: %w: %w", ErrInvalid, err)
+		return invalid(err)
 	}
 	content, err := encodeManifest(m)
 	if err != nil {
 		return nil, fmt.Errorf("policies: %w", err)
 	}
-	return shape.WithCustom(abi.SectionName, content), nil
+	packed := shape.WithCustom(abi.SectionName, content)
+	if data == nil {
+		return packed, nil
+	}
+	if !rego.Is(shape) {
+		return invalid(errors.New("data: given for a module that OPA did not build"))
+	}
+	if err := rego.CheckData(data); err != nil {
+		return invalid(err)
+	}
+	if shape, err = module.Scan(packed); err != nil {
+		return invalid(err)
+	}
+	return shape.WithCustom(rego.DataSection, data), nil
 }
 
 // PackFile packs the module in one file with the manifest in another and writes the result
@@ -99,6 +119,24 @@ func manifest(shape module.Shape) (abi.Manifest, error) {
 		return abi.DecodeManifest(sections[0])
 	}
 	return abi.Manifest{}, fmt.Errorf("%d %s sections", len(sections), abi.SectionName)
+}
+
+// runnable reports everything that keeps a module from being run, and returns the shape to be run: OPA's
+// with a memory of its own.
+func runnable(shape module.Shape, m abi.Manifest) (module.Shape, error) {
+	if rego.Is(shape) {
+		shape = shape.WithOwnMemory()
+		err := rego.Check(shape)
+		if len(m.Redacts) > 0 {
+			err = errors.Join(err, errors.New("manifest.redacts: given for a module that OPA built, which cannot write files"))
+		}
+		return shape, err
+	}
+	err := checkCommand(shape)
+	if m.Rego != nil {
+		err = errors.Join(err, errors.New("manifest.rego: given for a module that OPA did not build"))
+	}
+	return shape, err
 }
 
 // checkCommand reports everything that keeps a module from being a WASI command.

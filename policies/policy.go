@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/rego"
 )
 
 // Policy is a compiled policy. It is safe for concurrent use, and stays usable after the
@@ -15,6 +16,7 @@ type Policy struct {
 	manifest abi.Manifest
 	schema   *schema
 	code     *compiled
+	rego     *rego.Program // nil for a WASI command
 }
 
 // Digest is "sha256:…" of the module's bytes, manifest included.

@@ -12,6 +12,7 @@ import (
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/policytest"
+	"github.com/cloister-run/cloister/policies/rego/build"
 )
 
 // TestOneBehaviour: whatever a policy is written in, it answers the same.
@@ -23,11 +24,14 @@ func TestOneBehaviour(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = engine.Close(context.Background()) })
-	for _, name := range []string{"csv-groups-go", "csv-groups-c", "csv-groups-rust"} {
+	for _, name := range []string{"csv-groups-go", "csv-groups-c", "csv-groups-rust", "csv-groups-rego"} {
 		t.Run(name, func(t *testing.T) {
 			module, manifest := filepath.Join(name, name+".wasm"), filepath.Join(name, "manifest.json")
-			if name == "csv-groups-go" {
+			switch name {
+			case "csv-groups-go":
 				module = buildGo(t, name)
+			case "csv-groups-rego":
+				module = buildRego(t, name)
 			}
 			packed := filepath.Join(t.TempDir(), "policy.wasm")
 			if err := policies.PackFile(module, manifest, packed); err != nil {
@@ -58,6 +62,20 @@ func buildGo(t *testing.T, name string) string {
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building %s: %v\n%s", name, err, out)
+	}
+	return module
+}
+
+// buildRego builds the one in Rego, as make does.
+func buildRego(t *testing.T, name string) string {
+	t.Helper()
+	wasm, _, err := build.Compile(t.Context(), os.DirFS(name), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module := filepath.Join(t.TempDir(), name+".wasm")
+	if err := os.WriteFile(module, wasm, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	return module
 }

@@ -179,6 +179,14 @@ type Manifest struct {
 	// Redacts lists the channels that the policy may redact: "outputs.NAME", "logs.stdout",
 	// "logs.stderr", or [AnyOutput]. Without one it is never asked at [Redact].
 	Redacts []Channel `json:"redacts,omitempty"`
+	// Rego is for a module that OPA built, and for no other.
+	Rego *Rego `json:"rego,omitempty"`
+}
+
+// Rego says how a module that OPA built is asked.
+type Rego struct {
+	// Entrypoint is the path of the rule whose value is the decision, "cloister/decision". Empty: the only one.
+	Entrypoint string `json:"entrypoint"`
 }
 
 // Code is a reason for a denial that the operator may be told.

@@ -19,6 +19,7 @@ const (
 	maxCodeBytes   = 32
 	maxHintBytes   = 200
 	maxRedacts     = 64
+	maxEntrypoint  = 200
 )
 
 // DecodeManifest decodes the content of the custom section [SectionName], strictly (see
@@ -83,6 +84,9 @@ func (m Manifest) Validate() error {
 	}
 	if schema := bytes.TrimSpace(m.ConfigSchema); len(schema) > 0 && schema[0] != '{' {
 		report("config_schema: not a JSON object")
+	}
+	if m.Rego != nil && (len(m.Rego.Entrypoint) > maxEntrypoint || !printable(m.Rego.Entrypoint)) {
+		report("rego.entrypoint: not at most %d bytes of printable text", maxEntrypoint)
 	}
 	return errors.Join(problems...)
 }

@@ -85,6 +85,8 @@ type Shape struct {
 	Memories    int
 	MemoryPages uint32
 	sections    []section
+	// imports are the bytes of each of Imports.
+	imports [][]byte
 }
 
 // section is one section: all of its bytes, and its content. A custom section's content

@@ -164,9 +164,10 @@ func (s *scanner) functionType(in *reader) error {
 	return nil
 }
 
-// imported reads an import. Types of imported globals, memories and tables are skipped: a
-// policy may import functions only, which the engine checks.
+// imported reads an import. Types of imported globals, memories and tables are skipped: a policy
+// may import functions only, which the engine checks, or a memory, which [Shape.WithOwnMemory] reads.
 func (s *scanner) imported(in *reader) error {
+	begin := in.at
 	from, err := in.name()
 	if err != nil {
 		return err
@@ -192,6 +193,7 @@ func (s *scanner) imported(in *reader) error {
 		err = fmt.Errorf("import of unknown kind %#x", kind)
 	}
 	s.shape.Imports = append(s.shape.Imports, Import{strings.Clone(from), strings.Clone(name), Kind(kind)})
+	s.shape.imports = append(s.shape.imports, in.data[begin:in.at])
 	return err
 }
 

@@ -1,6 +1,7 @@
 // Command assemble finishes the folder that `make build` fills and `--enclave local` starts from.
 //
 //	bin/library/NAME.wasm                 a ready-made policy, packed with its manifest
+//	bin/wasm/examples/NAME.wasm           a policy in Rego, compiled
 //	bin/enclave/executors/python/…        the manifest of the Python executor
 //	bin/enclave/profile.json              the trust profile of a local enclave
 //	bin/enclave/etc/…                     what a program looks up about users and hosts
@@ -12,6 +13,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -26,11 +28,13 @@ import (
 	"github.com/cloister-run/cloister/plugins/python"
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/rego/build"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
 const usage = `usage: assemble library RAW SOURCES LIBRARY   pack RAW/*.wasm and SOURCES/NAME/NAME.wasm with SOURCES/NAME/manifest.json
+       assemble rego SOURCE MODULE              compile the policy in the folder SOURCE
        assemble enclave SOURCES IMAGE           add manifests, the profile and etc to the folder IMAGE
 `
 
@@ -39,6 +43,8 @@ func run(args []string, stderr io.Writer) int {
 	switch {
 	case len(args) == 4 && args[0] == "library":
 		err = library(args[1], args[2], args[3])
+	case len(args) == 3 && args[0] == "rego":
+		err = compile(args[1], args[2])
 	case len(args) == 3 && args[0] == "enclave":
 		err = enclave(args[1], args[2])
 	default:
@@ -102,15 +108,40 @@ func pack(module, manifest string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(manifest)
+	m, err := readManifest(manifest)
 	if err != nil {
 		return nil, err
 	}
+	return policies.Pack(binary, m)
+}
+
+func readManifest(path string) (abi.Manifest, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return abi.Manifest{}, err
+	}
 	m, err := abi.DecodeManifest(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", manifest, err)
+		return abi.Manifest{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return policies.Pack(binary, m)
+	return m, nil
+}
+
+// compile compiles the Rego in the folder source, as its manifest says.
+func compile(source, module string) error {
+	m, err := readManifest(filepath.Join(source, "manifest.json"))
+	if err != nil {
+		return err
+	}
+	wasm, data, err := build.Compile(context.Background(), os.DirFS(source), m.Rego)
+	if err != nil {
+		return err
+	}
+	packed, err := policies.PackData(wasm, m, data)
+	if err != nil {
+		return err
+	}
+	return write(module, packed)
 }
 
 // executable is the multi-call binary of the executors, inside the folder of executors.
