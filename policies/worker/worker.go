@@ -174,8 +174,8 @@ func (p *Pool) launch(module []byte) (*worker, abi.Manifest, error) {
 	if err != nil {
 		return nil, abi.Manifest{}, err
 	}
-	defer end.Close()
 	process, err := p.cfg.Start(ctx, end)
+	_ = end.Close() // the worker's alone now, so that we hear when it ends
 	if err != nil {
 		_ = conn.Close()
 		return nil, abi.Manifest{}, err
