@@ -25,35 +25,37 @@ import (
 var scaffold embed.FS
 
 // languages are those that a policy can be scaffolded and built in.
-var languages = []language{
-	{
-		name: "go", is: "go.mod",
-		build: func(out string) *exec.Cmd {
-			cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, ".")
-			cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
-			return cmd
+func languages() []language {
+	return []language{
+		{
+			name: "go", is: "go.mod",
+			build: func(out string) *exec.Cmd {
+				cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, ".")
+				cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+				return cmd
+			},
+			cure: "install Go from https://go.dev",
 		},
-		cure: "install Go from https://go.dev",
-	},
-	{
-		name: "rust", is: "Cargo.toml",
-		build: func(out string) *exec.Cmd {
-			return exec.Command("cargo", "build", "--quiet", "--release", "--target", "wasm32-wasip1", "--target-dir", filepath.Dir(out))
+		{
+			name: "rust", is: "Cargo.toml",
+			build: func(out string) *exec.Cmd {
+				return exec.Command("cargo", "build", "--quiet", "--release", "--target", "wasm32-wasip1", "--target-dir", filepath.Dir(out))
+			},
+			made: "wasm32-wasip1/release/*.wasm",
+			cure: "install Rust from https://rustup.rs, and then: rustup target add wasm32-wasip1",
 		},
-		made: "wasm32-wasip1/release/*.wasm",
-		cure: "install Rust from https://rustup.rs, and then: rustup target add wasm32-wasip1",
-	},
-	{
-		name: "c", is: "main.c",
-		build: func(out string) *exec.Cmd {
-			clang := "clang"
-			if _, err := exec.LookPath(clang); err != nil {
-				clang = "clang-14"
-			}
-			return exec.Command(clang, "--target=wasm32-wasi", "-std=c11", "-O2", "-Wall", "-Wl,--strip-all", "-Wl,--stack-first", "-o", out, "main.c")
+		{
+			name: "c", is: "main.c",
+			build: func(out string) *exec.Cmd {
+				clang := "clang"
+				if _, err := exec.LookPath(clang); err != nil {
+					clang = "clang-14"
+				}
+				return exec.Command(clang, "--target=wasm32-wasi", "-std=c11", "-O2", "-Wall", "-Wl,--strip-all", "-Wl,--stack-first", "-o", out, "main.c")
+			},
+			cure: "Debian has what is needed: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32",
 		},
-		cure: "Debian has what is needed: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32",
-	},
+	}
 }
 
 // language is what a policy is written in.
@@ -71,7 +73,7 @@ type language struct {
 
 func names() string {
 	var all []string
-	for _, l := range languages {
+	for _, l := range languages() {
 		all = append(all, l.name)
 	}
 	return strings.Join(all, ", ")
@@ -97,7 +99,7 @@ func (a *app) newPolicy(dir, in string) error {
 	if err := (abi.Manifest{ABI: abi.Version, Name: name}).Validate(); err != nil {
 		return usage("a policy's name is lower-case letters, digits and hyphens, like my-policy", "%q cannot be a policy's name", name)
 	}
-	at := slices.IndexFunc(languages, func(l language) bool { return l.name == in })
+	at := slices.IndexFunc(languages(), func(l language) bool { return l.name == in })
 	if at < 0 {
 		return usage("name one of "+names(), "--language %s: no scaffold for it", in)
 	}
@@ -157,14 +159,14 @@ func (a *app) policyBuildCommand() *cobra.Command {
 }
 
 func (a *app) buildPolicy(ctx context.Context, dir string) error {
-	at := slices.IndexFunc(languages, func(l language) bool {
+	at := slices.IndexFunc(languages(), func(l language) bool {
 		_, err := os.Stat(filepath.Join(dir, l.is))
 		return err == nil
 	})
 	if at < 0 {
 		return usage("name a folder with go.mod, Cargo.toml or main.c; cloister policy new makes one", "%s: no policy to build", dir)
 	}
-	l, manifest := languages[at], filepath.Join(dir, "manifest.json")
+	l, manifest := languages()[at], filepath.Join(dir, "manifest.json")
 	text, err := os.ReadFile(manifest)
 	if err != nil {
 		return usage("docs/policy-abi.md says what a manifest holds", "%v", err)

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"net/url"
@@ -193,7 +194,7 @@ func holdsMembers(super, sub object) (bool, error) {
 			continue
 		}
 		if holds, err := objectSubset(nil, []value{v, m.value}); holds != true || rank(v) != rank(m.value) {
-			if err != nil && err != errUndefined {
+			if err != nil && !errors.Is(err, errUndefined) {
 				return false, err
 			}
 			return false, nil
