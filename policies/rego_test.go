@@ -30,12 +30,3 @@ func TestRegoAnswers(t *testing.T) {
 		t.Fatal(decision, err)
 	}
 }
-
-func BenchmarkRego(b *testing.B) {
-	policy := load(b, newEngine(b, policies.Limits{}), regoModule(b, `decision := {"allow": true, "channels": input.channels} if input.point == "admit"`))
-	for b.Loop() {
-		if _, err := policy.Decide(b.Context(), request(abi.Admit, "null", "outputs.a"), abi.Files{}); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
