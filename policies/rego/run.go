@@ -9,6 +9,8 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/cloister-run/cloister/policies/abi"
 )
 
 // runKey is the key of a *run in the context of a call.
@@ -165,7 +167,7 @@ func Single(text []byte) ([]byte, error) {
 	var results []struct {
 		Result json.RawMessage `json:"result"`
 	}
-	if err := json.Unmarshal(text, &results); err != nil {
+	if err := abi.DecodeExact(text, len(text), &results); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrResult, err)
 	}
 	switch {
