@@ -1,12 +1,17 @@
 package policies_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/compile"
 	"github.com/open-policy-agent/opa/v1/rego"
 
 	"github.com/cloister-run/cloister/policies"
@@ -95,10 +100,10 @@ func TestI2_RegoFailuresDeny(t *testing.T) {
 	} {
 		t.Run(row.rule, func(t *testing.T) {
 			limits := policies.Limits{DecideTime: 10 * time.Second}
-			switch row.cause {
-			case policies.ErrTimeout:
+			if row.cause == policies.ErrTimeout {
 				limits.DecideTime = 100 * time.Millisecond
-			case policies.ErrMemory:
+			}
+			if row.cause == policies.ErrMemory {
 				limits.MemoryBytes = 8 << 20
 			}
 			decision, err := load(t, newEngine(t, limits), row.module).Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), abi.Files{})
@@ -253,6 +258,38 @@ func TestRegoData(t *testing.T) {
 				t.Errorf("answered %+v, %v", decision, err)
 			}
 		})
+	}
+}
+
+// TestRegoBundle: what `opa build -t wasm` writes is packed as it is.
+func TestRegoBundle(t *testing.T) {
+	dir := t.TempDir()
+	source := filepath.Join(dir, "source")
+	write := func(path, text string) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(source, "policy.rego"), "package test\n\ndecision := {\"allow\": data.who.ada == \"yes\"}")
+	write(filepath.Join(source, "data.json"), `{"who": {"ada": "yes"}}`)
+	write(filepath.Join(dir, "manifest.json"), `{"abi": 1, "name": "test", "rego": {"entrypoint": "test/decision"}}`)
+	var bundle bytes.Buffer
+	if err := compile.New().WithTarget(compile.TargetWasm).WithEntrypoints("test/decision").WithPaths(source).
+		WithAsBundle(true).WithOutput(&bundle).Build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	file, out := filepath.Join(dir, "bundle.tar.gz"), filepath.Join(dir, "policy.wasm")
+	write(file, bundle.String())
+	if err := policies.PackFile(file, filepath.Join(dir, "manifest.json"), out); err != nil {
+		t.Fatal(err)
+	}
+	decision, err := loadFile(t, newEngine(t, policies.Limits{}), out).Decide(t.Context(), request(abi.Admit, "null"), abi.Files{})
+	if err != nil || !decision.Allow {
+		t.Errorf("answered %+v, %v", decision, err)
+	}
+	write(file, bundle.String()[:bundle.Len()-9])
+	if err := policies.PackFile(file, filepath.Join(dir, "manifest.json"), out); !errors.Is(err, policies.ErrInvalid) {
+		t.Errorf("half a bundle gave %v", err)
 	}
 }
 

@@ -32,8 +32,13 @@ func Unbundle(bundle io.Reader) (wasm, data []byte, err error) {
 	for range maxBundleEntries {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			if wasm == nil {
-				return nil, nil, errors.New("bundle: no /policy.wasm: build it with `opa build -t wasm`")
+			// The checksum stands at the end.
+			_, err = io.Copy(io.Discard, io.LimitReader(unpacked, maxBundleBytes))
+			if err == nil && wasm == nil {
+				err = errors.New("no /policy.wasm: build it with `opa build -t wasm`")
+			}
+			if err != nil {
+				return nil, nil, fmt.Errorf("bundle: %w", err)
 			}
 			return wasm, data, nil
 		}
