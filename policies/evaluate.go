@@ -13,6 +13,9 @@ import (
 	"github.com/cloister-run/cloister/policies/rego"
 )
 
+// regoMemory is what a small policy that OPA built uses over a small request.
+const regoMemory = 256 << 10
+
 // inspect asks a module that OPA built for what it needs, within the limits of a decision; nil for another.
 func (e *Engine) inspect(c *compiled, shape module.Shape, m abi.Manifest) (*rego.Program, error) {
 	if !rego.Is(shape) {
@@ -34,7 +37,7 @@ func (p *Policy) evaluate(ctx context.Context, question []byte, files abi.Files)
 	limits := p.engine.limits
 	live, stop := context.WithTimeout(ctx, limits.DecideTime)
 	defer stop()
-	ram := &memory{limit: uint64(limits.MemoryBytes)}
+	ram := &memory{limit: uint64(limits.MemoryBytes), spare: regoMemory}
 	defer ram.release()
 	var tree fs.FS
 	if files.Artifacts != nil {

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -68,7 +69,8 @@ func PackData(binary []byte, m abi.Manifest, data []byte) ([]byte, error) {
 	return shape.WithCustom(rego.DataSection, data), nil
 }
 
-// PackFile packs the module in one file with the manifest in another and writes the result
+// PackFile packs the module in one file, or the module and data of a bundle that OPA built ([rego.Unbundle]),
+// with the manifest in another and writes the result
 // to out, which may be the module's own file, whole or not at all. Errors of the file system are
 // returned as they are.
 func PackFile(modulePath, manifestPath, out string) error {
@@ -84,7 +86,13 @@ func PackFile(modulePath, manifestPath, out string) error {
 	if err != nil {
 		return fmt.Errorf("policies: %s: %w", manifestPath, err)
 	}
-	packed, err := Pack(binary, m)
+	var data []byte
+	if rego.IsBundle(binary) {
+		if binary, data, err = rego.Unbundle(bytes.NewReader(binary)); err != nil {
+			return fmt.Errorf("policies: %w: %s: %w", ErrInvalid, modulePath, err)
+		}
+	}
+	packed, err := PackData(binary, m, data)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ const smallMemory = 1 << 20
 // kernel backs a page only when it is touched: the limit is what an instance really uses.
 type memory struct {
 	limit uint64
+	// spare is how many bytes a small memory has room for from the beginning; 0 for what it asks for.
+	spare uint64
 
 	mu      sync.Mutex
 	taken   bool
@@ -53,8 +55,12 @@ func (m *memory) Reallocate(size uint64) []byte {
 		m.refused = m.refused || size > m.limit
 		return nil
 	}
+	if size <= uint64(cap(m.small)) {
+		m.small = m.small[:size]
+		return m.small
+	}
 	if size <= smallMemory {
-		grown := make([]byte, size)
+		grown := make([]byte, size, max(size, m.spare))
 		copy(grown, m.small)
 		m.small = grown
 		return grown

@@ -8,7 +8,8 @@ import (
 )
 
 const aboutPack = `Pack puts a policy's manifest into its module: its name, its denial codes and the schema of
-its configuration. A module without one is no policy. docs/policy-abi.md says what is in it.`
+its configuration. A module without one is no policy. docs/policy-abi.md says what is in it. Of a bundle
+of OPA, the bundle.tar.gz of "opa build -t wasm", it takes the module and the data.`
 
 func (a *app) policyCommand() *cobra.Command {
 	policy := &cobra.Command{Use: "policy", Short: "Make policies", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/module"
+	"github.com/cloister-run/cloister/policies/rego"
 )
 
 // checkReport is what `policy check --json` prints.
@@ -26,6 +28,13 @@ type checkReport struct {
 	Config   bool         `json:"takes_config"`
 	LoadTime float64      `json:"load_ms"`
 	Memory   memoryReport `json:"memory"`
+	Rego     *regoReport  `json:"rego,omitempty"`
+}
+
+// regoReport is what a module that OPA built has beside others.
+type regoReport struct {
+	Entrypoint string `json:"entrypoint,omitempty"`
+	Data       int    `json:"data_bytes"`
 }
 
 // memoryReport is the linear memory that a module begins with.
@@ -59,6 +68,9 @@ func (a *app) checkPolicy(ctx context.Context, path, config string) error {
 		say(w, "size      %d bytes, begins with %s of memory, loads in %.0f ms\n", r.Bytes, bytesOf(r.Memory.Bytes), r.LoadTime)
 		say(w, "imports   %s\n", printable(strings.Join(r.Imports, ", ")))
 		say(w, "exports   %s\n", printable(strings.Join(r.Exports, ", ")))
+		if r.Rego != nil {
+			say(w, "rego      %s, %d bytes of data\n", printable(cmp.Or(r.Rego.Entrypoint, "the only entrypoint")), r.Rego.Data)
+		}
 		sayCodes(w, r.Codes)
 		switch {
 		case config != "":
@@ -78,13 +90,22 @@ func report(p tried, shape module.Shape) checkReport {
 	r := checkReport{
 		Name: m.Name, ABI: m.ABI, Digest: tree.Hex(sum[:]), Bytes: len(p.binary), Codes: append([]abi.Code{}, m.Codes...),
 		Config: len(m.ConfigSchema) > 0, LoadTime: float64(p.took.Microseconds()) / 1000, Imports: []string{}, Exports: []string{},
-		Memory: memoryReport{int64(shape.MemoryPages) * module.PageBytes},
+		Memory: memoryReport{int64(shape.WithOwnMemory().MemoryPages) * module.PageBytes},
 	}
 	for _, i := range shape.Imports {
 		r.Imports = append(r.Imports, i.Module+"."+i.Name)
 	}
 	for _, e := range shape.Exports {
 		r.Exports = append(r.Exports, e.Name)
+	}
+	if rego.Is(shape) {
+		r.Rego = &regoReport{}
+		if m.Rego != nil {
+			r.Rego.Entrypoint = m.Rego.Entrypoint
+		}
+		for _, data := range shape.Custom(rego.DataSection) {
+			r.Rego.Data = len(data)
+		}
 	}
 	slices.Sort(r.Imports)
 	slices.Sort(r.Exports)

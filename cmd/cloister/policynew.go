@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/library/c"
+	"github.com/cloister-run/cloister/policies/rego/build"
 )
 
 // scaffold is what `policy new` starts from: a folder for each language, and what all have.
@@ -55,6 +57,7 @@ func languages() []language {
 			},
 			cure: "Debian has what is needed: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32",
 		},
+		{name: "rego", is: "policy.rego"},
 	}
 }
 
@@ -64,7 +67,7 @@ type language struct {
 	// is is the file that tells a policy in this language.
 	is string
 	// build compiles the policy in the folder where it runs to the file out, or to one that matches
-	// made in the folder of that.
+	// made in the folder of that. Without it the compiler is in cloister.
 	build func(out string) *exec.Cmd
 	made  string
 	// cure says where its compiler comes from.
@@ -147,7 +150,8 @@ func (a *app) newPolicy(dir, in string) error {
 }
 
 const aboutBuild = `Build compiles the policy in a folder with the compiler of its language, and packs it with the folder's
-manifest.json: NAME.wasm, in the folder. What it is written in is told by go.mod, Cargo.toml or main.c.`
+manifest.json: NAME.wasm, in the folder. What it is written in is told by go.mod, Cargo.toml, main.c or
+policy.rego.`
 
 func (a *app) policyBuildCommand() *cobra.Command {
 	return &cobra.Command{
@@ -164,7 +168,7 @@ func (a *app) buildPolicy(ctx context.Context, dir string) error {
 		return err == nil
 	})
 	if at < 0 {
-		return usage("name a folder with go.mod, Cargo.toml or main.c; cloister policy new makes one", "%s: no policy to build", dir)
+		return usage("name a folder with go.mod, Cargo.toml, main.c or policy.rego; cloister policy new makes one", "%s: no policy to build", dir)
 	}
 	l, manifest := languages()[at], filepath.Join(dir, "manifest.json")
 	text, err := os.ReadFile(manifest)
@@ -180,16 +184,13 @@ func (a *app) buildPolicy(ctx context.Context, dir string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }() // a folder of our own making
-	module := filepath.Join(scratch, "policy.wasm")
-	cmd := l.build(module)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, a.stderr, a.stderr
-	if err := runUntil(ctx, cmd); errors.Is(err, exec.ErrNotFound) {
-		return usage(l.cure, "%s is not installed", cmd.Args[0])
-	} else if err != nil {
-		return usage("what the compiler said stands above; if it lacks the target: "+l.cure, "%s does not build: %v", dir, err)
+	compile := l.compile
+	if l.build == nil {
+		compile = compileRego
 	}
-	if found, _ := filepath.Glob(filepath.Join(scratch, l.made)); l.made != "" && len(found) == 1 {
-		module = found[0]
+	module, err := compile(ctx, dir, scratch, a.stderr)
+	if err != nil {
+		return err
 	}
 	packed := filepath.Join(dir, m.Name+".wasm")
 	if err := policies.PackFile(module, manifest, packed); err != nil {
@@ -201,6 +202,44 @@ func (a *app) buildPolicy(ctx context.Context, dir string) error {
 	}
 	say(a.stdout, "built     %s\n", printable(packed))
 	return nil
+}
+
+// compile compiles the policy in a folder into scratch and returns the module's file.
+func (l language) compile(ctx context.Context, dir, scratch string, stderr io.Writer) (module string, err error) {
+	module = filepath.Join(scratch, "policy.wasm")
+	cmd := l.build(module)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, stderr, stderr
+	if err := runUntil(ctx, cmd); errors.Is(err, exec.ErrNotFound) {
+		return "", usage(l.cure, "%s is not installed", cmd.Args[0])
+	} else if err != nil {
+		return "", usage("what the compiler said stands above; if it lacks the target: "+l.cure, "%s does not build: %v", dir, err)
+	}
+	if found, _ := filepath.Glob(filepath.Join(scratch, l.made)); l.made != "" && len(found) == 1 {
+		module = found[0]
+	}
+	return module, nil
+}
+
+// compileRego does the same with OPA's compiler. Data goes into the module before it is packed.
+func compileRego(ctx context.Context, dir, scratch string, _ io.Writer) (module string, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		return "", err
+	}
+	m, err := abi.DecodeManifest(text)
+	if err != nil {
+		return "", err
+	}
+	wasm, data, err := build.Compile(ctx, os.DirFS(dir), m.Rego)
+	if err != nil {
+		return "", usage("`opa check` says more", "%s does not build: %v", dir, err)
+	}
+	packed, err := policies.PackData(wasm, m, data)
+	if err != nil {
+		return "", usage("docs/policy-abi.md says what a manifest holds", "%v", err)
+	}
+	module = filepath.Join(scratch, "policy.wasm")
+	return module, os.WriteFile(module, packed, 0o644)
 }
 
 // runUntil runs a command, and ends it with ctx.

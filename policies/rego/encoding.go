@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash"
 	"net/url"
@@ -163,41 +162,43 @@ func jsonItems(out []byte, values []value) []byte {
 }
 
 // objectSubset asks whether an object, set or array holds another; an array may hold a set.
-func objectSubset(_ *run, args []value) (value, error) {
-	switch super := args[0].(type) {
+func objectSubset(_ *run, args []value) (value, error) { return holds(args[0], args[1]) }
+
+func holds(super, sub value) (bool, error) {
+	switch super := super.(type) {
 	case object:
-		if sub, ok := args[1].(object); ok {
+		if sub, ok := sub.(object); ok {
 			return holdsMembers(super, sub)
 		}
 	case set:
-		if sub, ok := args[1].(set); ok {
+		if sub, ok := sub.(set); ok {
 			return holdsItems(super, sub), nil
 		}
 	case []value:
-		switch sub := args[1].(type) {
+		switch sub := sub.(type) {
 		case []value:
 			return holdsRun(super, sub)
 		case set:
 			return len(super) > 0 && holdsItems(newSet(super), sub), nil
 		}
 	}
-	return nil, errUndefined
+	return false, errUndefined
 }
 
+// holdsMembers asks whether an object has each member of another, or one that holds it and is of its kind.
 func holdsMembers(super, sub object) (bool, error) {
 	for _, m := range sub {
 		v, found := super.get(m.key)
-		if !found {
+		switch {
+		case !found:
 			return false, nil
-		}
-		if compare(v, m.value) == 0 {
+		case compare(v, m.value) == 0:
 			continue
-		}
-		if holds, err := objectSubset(nil, []value{v, m.value}); holds != true || rank(v) != rank(m.value) {
-			if err != nil && !errors.Is(err, errUndefined) {
-				return false, err
-			}
+		case rank(v) != rank(m.value) || rank(v) < rank([]value{}): // no kind that holds anything
 			return false, nil
+		}
+		if in, err := holds(v, m.value); !in || err != nil {
+			return false, err
 		}
 	}
 	return true, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -35,7 +36,10 @@ var ErrInput = errors.New("cannot be shown to a policy in Rego")
 // Files holds the artifacts, one entry per channel; nil where there are none. Errors wrap [ErrInput], or are
 // those of files.
 func Input(question []byte, files fs.FS) (input []byte, now time.Time, err error) {
-	var req abi.Request
+	var req struct {
+		Time      string         `json:"time"`
+		Artifacts []abi.Artifact `json:"artifacts"`
+	}
 	if err := json.Unmarshal(question, &req); err != nil {
 		return nil, now, fmt.Errorf("%w: %w", ErrInput, err)
 	}
@@ -45,20 +49,35 @@ func Input(question []byte, files fs.FS) (input []byte, now time.Time, err error
 	if now, err = time.Parse(time.RFC3339, req.Time); err != nil {
 		return nil, now, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	if len(req.Artifacts) == 0 || files == nil {
+	if files == nil || len(req.Artifacts) == 0 {
 		return question, now, nil
 	}
-	described := req.Artifacts
-	req.Artifacts = nil
-	text, err := json.Marshal(req)
+	bare, err := without(question, "artifacts")
 	if err != nil {
 		return nil, now, err
 	}
-	input, err = show(text, described, files)
+	input, err = show(bare, req.Artifacts, files)
 	return input, now, err
 }
 
-// show adds artifacts to a request, which is an object without them: what is in them is large, and JSON already.
+// without is an object of JSON without one of its members.
+func without(text []byte, name string) ([]byte, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return nil, err
+	}
+	delete(members, name)
+	out := []byte("{")
+	for i, name := range slices.Sorted(maps.Keys(members)) {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(append(appendString(out, name), ':'), members[name]...)
+	}
+	return append(out, '}'), nil
+}
+
+// show adds artifacts to a request, an object that has other members: what is in them is large, and JSON already.
 func show(req []byte, described []abi.Artifact, files fs.FS) ([]byte, error) {
 	s := shower{files: files, left: maxContentBytes, entries: maxEntries, out: bytes.TrimSuffix(req, []byte("}"))}
 	s.add(`,"artifacts":[`)

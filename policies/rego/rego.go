@@ -40,7 +40,7 @@ var (
 var exports = []string{
 	"builtins", "entrypoints", "eval", "opa_eval", "opa_eval_ctx_new", "opa_eval_ctx_set_input",
 	"opa_eval_ctx_set_data", "opa_eval_ctx_set_entrypoint", "opa_eval_ctx_get_result",
-	"opa_malloc", "opa_free", "opa_json_parse", "opa_value_parse", "opa_json_dump", "opa_value_dump",
+	"opa_malloc", "opa_json_parse", "opa_value_parse", "opa_json_dump", "opa_value_dump",
 }
 
 // The globals that state the version of the ABI.

@@ -17,10 +17,12 @@ import (
 //
 // A policy sees values. How they are spelt it does not: quotes, white space, empty lines, digits of a number.
 func appendContent(out []byte, text string) []byte {
-	if begin := strings.TrimLeft(text, " \t\r\n"); begin != "" && (begin[0] == '{' || begin[0] == '[') && exact(text) {
+	begin := strings.TrimLeft(text, " \t\r\n")
+	document := begin != "" && (begin[0] == '{' || begin[0] == '[') && json.Valid([]byte(text))
+	if document && exact(text) {
 		return append(append(out, `,"format":"json","content":`...), text...)
 	}
-	if utf8.ValidString(text) {
+	if !document && utf8.ValidString(text) {
 		if table, ok := appendTable(append(out, `,"format":"csv","content":`...), text); ok {
 			return table
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // value is a Rego value: nil, bool, json.Number, string, []value, set or object.
@@ -143,6 +144,9 @@ var errSyntax = errors.New("not a Rego value")
 // parse reads a value as opa_value_dump writes it: JSON, sets as {1, 2} or set(), and objects with keys
 // of every kind.
 func parse(text string) (value, error) {
+	if !utf8.ValidString(text) {
+		return nil, errSyntax
+	}
 	p := parser{text: text}
 	v, err := p.value(0)
 	if err == nil && p.space() != 0 {

@@ -80,7 +80,10 @@ func load(sources fs.FS) (*bundle.Bundle, error) {
 		if !rule {
 			decoder := json.NewDecoder(bytes.NewReader(text))
 			decoder.UseNumber()
-			return decoder.Decode(&b.Data)
+			if err := decoder.Decode(&b.Data); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
 		}
 		parsed, err := ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{
 			RegoVersion: ast.RegoV1,
