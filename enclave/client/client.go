@@ -165,7 +165,8 @@ func (j *Job) put(ctx context.Context, name string, progress func(int), write fu
 		if err == nil {
 			err = fmt.Errorf("%w: it answered before everything was sent", ErrUnavailable)
 		}
-	case packErr != nil && context.Cause(ctx) == nil:
+	// What the end of the call or of ctx did to the packer is not the source's fault.
+	case packErr != nil && !errors.Is(packErr, io.ErrClosedPipe) && !errors.Is(packErr, ctx.Err()) && !errors.Is(packErr, context.Cause(ctx)):
 		return fmt.Errorf("%w: %w", ErrSource, packErr)
 	}
 	return err
