@@ -112,6 +112,24 @@ func TestI2_RegoFailuresDeny(t *testing.T) {
 	}
 }
 
+// TestRegoAnswerIsBounded: the limit is on the decision alone, and a byte more is too much.
+func TestRegoAnswerIsBounded(t *testing.T) {
+	const answer = `{"allow":true,"channels":["outputs.a"]}`
+	module := regoModule(t, "decision := "+answer)
+	for _, row := range []struct {
+		limit int
+		cause error
+	}{{len(answer), nil}, {len(answer) - 1, policies.ErrAnswer}} {
+		decision, err := load(t, newEngine(t, policies.Limits{DecisionBytes: int64(row.limit)}), module).
+			Decide(t.Context(), request(abi.Admit, "null", "outputs.a"), abi.Files{})
+		if row.cause != nil {
+			denied(t, decision, err, row.cause)
+		} else if err != nil || !decision.Allow {
+			t.Errorf("answered %+v, %v", decision, err)
+		}
+	}
+}
+
 // TestRegoAnswers: what a policy in Rego says arrives, so that the denials above are not those of an engine
 // that denies everything.
 func TestRegoAnswers(t *testing.T) {
