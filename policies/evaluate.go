@@ -21,6 +21,8 @@ func (e *Engine) inspect(c *compiled, shape module.Shape, m abi.Manifest) (*rego
 	if !rego.Is(shape) {
 		return nil, nil
 	}
+	e.deciding <- struct{}{}
+	defer func() { <-e.deciding }()
 	ctx, stop := context.WithTimeout(context.Background(), e.limits.DecideTime)
 	defer stop()
 	ram := &memory{limit: uint64(e.limits.MemoryBytes)}

@@ -78,16 +78,20 @@ func callBuiltin(count int) api.GoModuleFunc {
 	}
 }
 
-// readText reads a string that ends with a zero byte, of at most limit bytes. It shares the memory.
+// errText: an instance does not have the text that it says it has.
+var errText = errors.New("no text")
+
+// readText reads a string that ends with a zero byte, of at most limit bytes. It shares the memory. Errors
+// wrap errText.
 func readText(memory api.Memory, at uint32, limit int) ([]byte, error) {
 	if at == 0 || at >= memory.Size() {
-		return nil, errors.New("an address outside of the memory")
+		return nil, fmt.Errorf("%w: an address outside of the memory", errText)
 	}
 	text, _ := memory.Read(at, memory.Size()-at)
 	text = text[:min(len(text), limit+1)]
 	end := bytes.IndexByte(text, 0)
 	if end < 0 {
-		return nil, fmt.Errorf("a text without an end in %d bytes", len(text))
+		return nil, fmt.Errorf("%w: a text without an end in %d bytes", errText, len(text))
 	}
 	return text[:end], nil
 }

@@ -38,7 +38,7 @@ func Inspect(ctx context.Context, runtime wazero.Runtime, code wazero.CompiledMo
 	}
 	r := newRun(p, time.Time{})
 	if err := r.start(ctx, runtime, code); err != nil {
-		return nil, err
+		return nil, short(err)
 	}
 	defer func() { _ = r.instance.Close(ctx) }()
 	if err := r.version(); err != nil {
@@ -46,14 +46,23 @@ func Inspect(ctx context.Context, runtime wazero.Runtime, code wazero.CompiledMo
 	}
 	entrypoints, err := r.list(ctx, "entrypoints")
 	if err != nil {
-		return nil, err
+		return nil, short(err)
 	}
 	needed, err := r.list(ctx, "builtins")
 	if err != nil {
-		return nil, err
+		return nil, short(err)
 	}
 	p.entrypoint, err = choose(entrypoints, entrypoint)
-	return p, errors.Join(err, p.link(needed))
+	if err = errors.Join(err, p.link(needed)); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// short cuts off an error of a call the trace of its stack, which names what is in the module.
+func short(err error) error {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return errors.New(strings.ToValidUTF8(line[:min(len(line), 200)], "?"))
 }
 
 // version holds the module's against what is known here. Later minor versions add to earlier ones.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -76,18 +77,14 @@ func (r *run) give(ctx context.Context, parse string, text []byte) (uint32, erro
 	return value, nil
 }
 
-// take reads the value at an address as text of at most limit bytes. An error of the text itself wraps
-// [ErrResult].
+// take reads the value at an address as text of at most limit bytes.
 func (r *run) take(ctx context.Context, dump string, value uint32, limit int) ([]byte, error) {
 	at, err := r.call(ctx, dump, uint64(value))
 	if err != nil {
 		return nil, err
 	}
 	shared, err := readText(r.instance.Memory(), at, limit)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrResult, err)
-	}
-	return append([]byte(nil), shared...), nil
+	return append([]byte(nil), shared...), err
 }
 
 // list reads a map from names to numbers, as the module's function gives it.
@@ -131,7 +128,11 @@ func (p *Program) Results(ctx context.Context, runtime wazero.Runtime, code waze
 	if err != nil {
 		return nil, err
 	}
-	return r.take(ctx, "opa_json_dump", found, limit+len(`[{"result":}]`))
+	results, err = r.take(ctx, "opa_json_dump", found, limit+len(`[{"result":}]`))
+	if errors.Is(err, errText) {
+		err = fmt.Errorf("%w: %w", ErrResult, err)
+	}
+	return results, err
 }
 
 // evaluate runs the entrypoint and returns the address of its results. A function costs something the first
