@@ -173,11 +173,10 @@ func (s *session) readDir(c wire.Call) (wire.Answer, fs.File, error) {
 	if c.Most < 1 || c.Most > maxEntries {
 		return wire.Answer{}, nil, syscall.EINVAL
 	}
-	entries, err := fs.ReadDir(tree, c.Name)
+	entries, err := entriesOf(tree, c.Name)
 	if err != nil {
 		return wire.Answer{}, nil, err
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	answer := wire.Answer{}
 	for _, e := range entries[:min(len(entries), c.Most)] {
 		info, err := e.Info()
@@ -187,6 +186,26 @@ func (s *session) readDir(c wire.Call) (wire.Answer, fs.File, error) {
 		answer.Entries = append(answer.Entries, wire.Describe(info))
 	}
 	return answer, nil, nil
+}
+
+// entriesOf lists a folder by name. Of one with more entries than any policy may see it gives too many, and
+// not all.
+func entriesOf(tree fs.FS, name string) ([]fs.DirEntry, error) {
+	file, err := tree.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	folder, ok := file.(fs.ReadDirFile)
+	if !ok {
+		return nil, syscall.ENOTDIR
+	}
+	entries, err := folder.ReadDir(maxEntries)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, nil
 }
 
 // write does what changes a replacement.

@@ -192,13 +192,19 @@ func (p *Pool) launch(module []byte) (*worker, abi.Manifest, error) {
 	return w, manifest, nil
 }
 
-// watch waits for the end of a worker. False: it is ended, for the pool is closed.
+// watch waits for the end of a worker. False: it is ended, for the pool is closed, and nothing of it
+// runs any more.
 func (p *Pool) watch(w *worker) bool {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed { // Close waits already, and for no more
+		w.kill()
+		_, _ = w.process.Wait()
+		w.bury()
+		return false
+	}
 	p.workers[w] = struct{}{}
 	p.users.Add(1)
-	closed := p.closed
-	p.mu.Unlock()
 	go func() {
 		defer p.users.Done()
 		_, _ = w.process.Wait() // how it ended tells nothing that matters
@@ -207,8 +213,5 @@ func (p *Pool) watch(w *worker) bool {
 		defer p.mu.Unlock()
 		delete(p.workers, w)
 	}()
-	if closed {
-		w.kill()
-	}
-	return !closed
+	return true
 }

@@ -179,9 +179,6 @@ func New(f *os.File) (*Conn, error) {
 	return &Conn{socket}, nil
 }
 
-// Within bounds how long a Send may take from now on.
-func (c *Conn) Within(d time.Duration) error { return c.unix.SetWriteDeadline(time.Now().Add(d)) }
-
 // Close ends the connection, and whatever waits for it.
 func (c *Conn) Close() error { return c.unix.Close() }
 

@@ -13,7 +13,7 @@
 //! add rows of their own to the input can fill a group of one up to the minimum.
 
 use cloister::csv::{Reader, Row, Stop};
-use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, run};
+use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, releases_output, run};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -66,11 +66,10 @@ fn decide(request: &Request) -> Result<Decision, Error> {
 
 impl Config {
     fn admit(&self, request: &Request) -> Decision {
-        let released = |c: &&String| self.releases(c);
         if request.channels.iter().any(|c| output_name(c).is_some() && !self.releases(c)) {
             return Decision::deny("channel");
         }
-        Decision::consent(request.channels.iter().filter(released).cloned().collect())
+        Decision::consent(request.channels_that(|c| self.releases(c)))
     }
 
     /// Whether the configuration lets a channel leave at all.
@@ -78,10 +77,7 @@ impl Config {
         match channel {
             "logs.stdout" | "logs.stderr" => self.logs,
             "exit" => self.exit,
-            _ => match (output_name(channel), &self.outputs) {
-                (Some(name), Some(outputs)) => outputs.iter().any(|o| o == name),
-                (name, _) => name.is_some(),
-            },
+            _ => releases_output(&self.outputs, channel),
         }
     }
 }

@@ -13,7 +13,7 @@
 
 use boon::{Compiler, Draft, SchemaIndex, Schemas};
 use cloister::files::CHUNK;
-use cloister::{Decision, Error, Point, Request, only, output_name, run};
+use cloister::{Decision, Error, Point, Request, only, releases_output, run};
 use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -48,17 +48,13 @@ fn decide(request: &Request) -> Result<Decision, Error> {
         return Ok(Decision::deny(code));
     }
     match request.point {
-        Point::Admit => {
-            let mut consented = request.channels.clone();
-            consented.retain(|c| config.releases(c));
-            Ok(Decision::consent(consented))
-        }
+        Point::Admit => Ok(Decision::consent(request.channels_that(|c| releases_output(&config.outputs, c)))),
         Point::Ingress => Ok(Decision::allow()),
         Point::Redact => Err("it redacts nothing".into()),
         Point::Egress => {
             let mut code = None;
             for a in &request.artifacts {
-                if !config.releases(&a.channel) {
+                if !releases_output(&config.outputs, &a.channel) {
                     return Err("a channel without consent".into());
                 }
                 if !a.is_file() {
@@ -70,15 +66,6 @@ fn decide(request: &Request) -> Result<Decision, Error> {
                 })?;
             }
             Ok(code.map_or_else(Decision::allow, Decision::deny))
-        }
-    }
-}
-
-impl Config {
-    fn releases(&self, channel: &str) -> bool {
-        match (output_name(channel), &self.outputs) {
-            (Some(name), Some(outputs)) => outputs.iter().any(|o| o == name),
-            (name, _) => name.is_some(),
         }
     }
 }

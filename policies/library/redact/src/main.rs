@@ -15,7 +15,7 @@
 
 use cloister::csv::{Reader, Row, Stop};
 use cloister::files::{CHUNK, fill, replacement};
-use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, run};
+use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, releases, run};
 use regex::bytes::{NoExpand, Regex, RegexBuilder};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -60,11 +60,7 @@ fn decide(request: &Request) -> Result<Decision, Error> {
         return Ok(Decision::deny(code));
     }
     let verdict = match request.point {
-        Point::Admit => {
-            let mut consented = request.channels.clone();
-            consented.retain(|c| config.releases(c));
-            return Ok(Decision::consent(consented));
-        }
+        Point::Admit => return Ok(Decision::consent(request.channels_that(|c| releases(&config.channels, c)))),
         Point::Ingress => Ok(()),
         Point::Redact => {
             let mut redacted = Vec::new();
@@ -78,7 +74,7 @@ fn decide(request: &Request) -> Result<Decision, Error> {
             return Ok(Decision { allow: true, redacted, ..Decision::default() });
         }
         Point::Egress => request.artifacts.iter().try_for_each(|a| {
-            if !config.releases(&a.channel) {
+            if !releases(&config.channels, &a.channel) {
                 return Err("a channel without consent".into());
             }
             a.each(&mut |path, file| {
@@ -88,15 +84,6 @@ fn decide(request: &Request) -> Result<Decision, Error> {
         }),
     };
     Ok(stopped(verdict)?.map_or_else(Decision::allow, Decision::deny))
-}
-
-impl Config {
-    fn releases(&self, channel: &String) -> bool {
-        match &self.channels {
-            Some(channels) => channels.contains(channel),
-            None => output_name(channel).is_some(),
-        }
-    }
 }
 
 /// A denial on its way up.

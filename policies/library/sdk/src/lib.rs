@@ -104,7 +104,28 @@ pub fn output_name(channel: &str) -> Option<&str> {
     channel.strip_prefix("outputs.").filter(|name| !name.is_empty())
 }
 
+/// Whether a configuration releases a channel: one of those that it lists, or any output where it lists none.
+pub fn releases(channels: &Option<Vec<String>>, channel: &str) -> bool {
+    match channels {
+        Some(channels) => channels.iter().any(|c| c == channel),
+        None => output_name(channel).is_some(),
+    }
+}
+
+/// Whether a configuration that lists outputs by name releases a channel.
+pub fn releases_output(outputs: &Option<Vec<String>>, channel: &str) -> bool {
+    match (output_name(channel), outputs) {
+        (Some(name), Some(outputs)) => outputs.iter().any(|o| o == name),
+        (name, _) => name.is_some(),
+    }
+}
+
 impl Request {
+    /// The channels that the job asks for and a policy releases.
+    pub fn channels_that(&self, releases: impl Fn(&str) -> bool) -> Vec<String> {
+        self.channels.iter().filter(|c| releases(c)).cloned().collect()
+    }
+
     /// The policy's configuration. A type of the library refuses unknown fields; repeated ones are
     /// refused by every type.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {

@@ -20,7 +20,7 @@
 //! A hash of 64 bits denies by accident once in years, and never lets through what it should not.
 
 use cloister::files::{CHUNK, OWN, each, fill};
-use cloister::{Decision, Error, Point, Request, only, output_name, run};
+use cloister::{Decision, Error, Point, Request, only, releases, run};
 use serde::Deserialize;
 use std::fs::File;
 use std::path::Path;
@@ -50,28 +50,15 @@ fn decide(request: &Request) -> Result<Decision, Error> {
         return Ok(Decision::deny(code));
     }
     match request.point {
-        Point::Admit => {
-            let mut consented = request.channels.clone();
-            consented.retain(|c| config.releases(c));
-            Ok(Decision::consent(consented))
-        }
+        Point::Admit => Ok(Decision::consent(request.channels_that(|c| releases(&config.channels, c)))),
         Point::Ingress => Ok(Decision::allow()),
         Point::Egress => egress(&config, request),
         Point::Redact => Err("it redacts nothing".into()),
     }
 }
 
-impl Config {
-    fn releases(&self, channel: &String) -> bool {
-        match &self.channels {
-            Some(channels) => channels.contains(channel),
-            None => output_name(channel).is_some(),
-        }
-    }
-}
-
 fn egress(config: &Config, request: &Request) -> Result<Decision, Error> {
-    if request.artifacts.iter().any(|a| !config.releases(&a.channel)) {
+    if request.artifacts.iter().any(|a| !releases(&config.channels, &a.channel)) {
         return Err("a channel without consent".into());
     }
     let block = config.bytes.div_ceil(2);
