@@ -113,6 +113,26 @@ func TestACureIsTold(t *testing.T) {
 	}
 }
 
+// A machine that gives no walls to a policy's worker is at fault, and not the module.
+func TestACureIsToldWhereAPolicyCannotBeLoaded(t *testing.T) {
+	e := allowing(t, writes(0))
+	e.Policies.Loading = func(context.Context, string) error {
+		return &core.UnavailableError{Reason: "no user namespaces", Cure: "sysctl"}
+	}
+	j, err := e.Submit(coretest.Simple("job", "allow").Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = j.PutModule(t.Context(), coretest.Digest("allow"), []byte("allow"))
+	if _, ok := errors.AsType[*core.UnavailableError](err); !ok || errors.Is(err, core.ErrInvalid) {
+		t.Errorf("%v", err)
+	}
+	r, _ := j.Result(t.Context())
+	if r.Outcome != receipt.Broken || r.Fault != core.FaultMachine || r.Hint != "sysctl" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestABadModuleEndsTheJob(t *testing.T) {
 	for _, test := range []struct {
 		rule   string

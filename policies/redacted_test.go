@@ -144,3 +144,40 @@ func TestOwnAssetsAreReadOnly(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// anything is a Sink that takes everything.
+type anything struct{}
+
+func (anything) Mkdir(string) error                    { return nil }
+func (anything) Create(string) (io.WriteCloser, error) { return anything{}, nil }
+func (anything) Write(p []byte) (int, error)           { return len(p), nil }
+func (anything) Close() error                          { return nil }
+
+// TestWhatAPolicyWritesIsBounded, whatever the sink takes: a path, and the files that are open.
+func TestWhatAPolicyWritesIsBounded(t *testing.T) {
+	engine := newEngine(t, policies.Limits{OpenFiles: 8})
+	create := func(path string, times int) guest {
+		one := openingIn(4, path, oCreat, rightWrite, 0)
+		hostCall := code(i32(4), i32(1), i32(dataAt), i32(int32(len(path))), i32(oCreat), i64(rightWrite), i64(0), i32(0), i32(scratch), call(pathOpen))
+		var all []byte
+		for range times - 1 {
+			all = code(all, hostCall, ifNonZero(unreachable))
+		}
+		one.main = code(all, one.main)
+		return one
+	}
+	for rule, row := range map[string]struct {
+		guest guest
+		allow bool
+	}{
+		"a path of 1024 bytes": {create(strings.Repeat("a/", 511)+"bb", 1), true},
+		"a path of 1025 bytes": {create(strings.Repeat("a/", 512)+"b", 1), false},
+		"eight files":          {create("outputs.a", 8), true},
+		"nine files":           {create("outputs.a", 9), false},
+	} {
+		decision, err := loadGuest(t, engine, row.guest).Decide(t.Context(), request(abi.Redact, "null"), redacting(anything{}))
+		if (err == nil && decision.Allow) != row.allow {
+			t.Errorf("%s: %+v, %v", rule, decision, err)
+		}
+	}
+}

@@ -62,6 +62,7 @@ func (b *Border) redactOne(ctx context.Context, request abi.Request, c *Clearanc
 	files.Redacted = into
 	request.Artifacts = c.Artifacts()
 	answer, denial := b.askOne(ctx, request, files, i)
+	into.stop()
 	if denial != nil {
 		return denial
 	}
@@ -80,7 +81,6 @@ func (c *Clearance) replace(ctx context.Context, ch abi.Channel, from *sink, max
 	if old == nil {
 		return ErrNotCleared
 	}
-	from.stop()
 	name := string(ch)
 	f, err := freeze(ctx, Candidate{Channel: ch, Dir: from.root, Name: name, Tree: old.Kind == "tree"}, maxBytes)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,9 +205,6 @@ type sinkFile struct {
 }
 
 func (f *sinkFile) Write(p []byte) (int, error) {
-	if f.sink.stopped {
-		return 0, fs.ErrClosed
-	}
 	if int64(len(p)) > f.sink.bytes {
 		return 0, syscall.ENOSPC
 	}

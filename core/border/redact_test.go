@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -357,5 +359,32 @@ func TestI7_APolicyFindsItsOwnersAssetsAlone(t *testing.T) {
 	want := map[string][]string{"arn:a": {"inputs.model/weights"}, "arn:b": {"inputs.scans"}, "": {"inputs.notes"}}
 	if fmt.Sprint(found) != fmt.Sprint(want) {
 		t.Errorf("found %v, want %v", found, want)
+	}
+}
+
+// The names of a replacement are bounded like those of an output.
+func TestI2_AReplacementHasNoMoreNamesThanAnOutput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 100 000 folders")
+	}
+	party, _ := redactor("a", func(_ context.Context, _ abi.Request, files abi.Files) (abi.Decision, error) {
+		var err error
+		made := 0
+		for ; err == nil; made++ {
+			err = files.Redacted.Mkdir(path.Join(string(model), strings.Repeat("d/", min(made, 1)), strconv.Itoa(made)))
+			if made == 0 {
+				err = errors.Join(files.Redacted.Mkdir(string(model)), files.Redacted.Mkdir(string(model)+"/d"))
+			}
+		}
+		if !errors.Is(err, syscall.ENOSPC) || made > 100_000 {
+			t.Errorf("%d names, then %v", made, err)
+		}
+		return abi.Decision{}, err
+	})
+	s := newScene(t, party)
+	s.write("m/x", "layer")
+	s.pass(model)
+	if _, err := s.egress(s.folder(model, "m")); !errors.Is(err, border.ErrDenied) {
+		t.Error(err)
 	}
 }

@@ -75,7 +75,7 @@ func TestDecisionRoundTrip(t *testing.T) {
 
 // TestDecisionCheck: deny rows outnumber allow rows.
 func TestDecisionCheck(t *testing.T) {
-	m := abi.Manifest{ABI: 1, Name: "p", Codes: []abi.Code{{Code: "small", Hint: "h"}}}
+	m := abi.Manifest{ABI: 1, Name: "p", Codes: []abi.Code{{Code: "small", Hint: "h"}}, Redacts: []abi.Channel{abi.AnyOutput}}
 	a, b := abi.Output("a"), abi.Output("b")
 	caps := func(channel abi.Channel, n int64) map[abi.Channel]int64 { return map[abi.Channel]int64{channel: n} }
 	for _, row := range []struct {
@@ -105,10 +105,22 @@ func TestDecisionCheck(t *testing.T) {
 		{"a recipient that writes to the terminal", abi.Admit, abi.Decision{Allow: true, Recipients: []string{"\x1b[2J"}}, 1},
 		{"a recipient twice", abi.Admit, abi.Decision{Allow: true, Recipients: []string{"x", "x"}}, 1},
 		{"too many recipients", abi.Admit, abi.Decision{Allow: true, Recipients: make([]string, abi.MaxRecipients+1)}, 1},
+		{"a redaction", abi.Redact, abi.Decision{Allow: true, Redacted: []abi.Channel{a}}, 0},
+		{"a redaction of nothing", abi.Redact, abi.Decision{Allow: true}, 0},
+		{"a redaction at admit", abi.Admit, abi.Decision{Allow: true, Redacted: []abi.Channel{a}}, 1},
+		{"a redaction at ingress", abi.Ingress, abi.Decision{Allow: true, Redacted: []abi.Channel{a}}, 1},
+		{"a redaction at egress", abi.Egress, abi.Decision{Allow: true, Redacted: []abi.Channel{a}}, 1},
+		{"a redaction with a denial", abi.Redact, abi.Decision{Redacted: []abi.Channel{a}}, 1},
+		{"a redaction that is not declared", abi.Redact, abi.Decision{Allow: true, Redacted: []abi.Channel{abi.Stdout}}, 1},
+		{"a redaction of the exit status", abi.Redact, abi.Decision{Allow: true, Redacted: []abi.Channel{abi.Exit}}, 1},
+		{"a redaction without an artifact", abi.Redact, abi.Decision{Allow: true, Redacted: []abi.Channel{b}}, 1},
+		{"a redaction twice", abi.Redact, abi.Decision{Allow: true, Redacted: []abi.Channel{a, a}}, 1},
+		{"channels at redact", abi.Redact, abi.Decision{Allow: true, Channels: []abi.Channel{a}}, 1},
 		{"everything at once", abi.Admit, abi.Decision{Allow: true, Code: "small", Channels: []abi.Channel{b, b}, Caps: caps(a, -1)}, 6},
 	} {
 		t.Run(row.rule, func(t *testing.T) {
-			req := abi.Request{Point: row.point, Channels: []abi.Channel{a, abi.Stdout}}
+			req := abi.Request{Point: row.point, Channels: []abi.Channel{a, abi.Stdout},
+				Artifacts: []abi.Artifact{{Channel: a}, {Channel: abi.Stdout}, {Channel: abi.Exit}}}
 			err := row.decision.Check(req, m)
 			if problems := count(err); problems != row.problems {
 				t.Errorf("%d problems, wanted %d: %v", problems, row.problems, err)
@@ -142,6 +154,12 @@ func TestManifestValidate(t *testing.T) {
 		{"a code that is too long", abi.Manifest{ABI: 1, Name: "p", Codes: code(strings.Repeat("a", 33), "h")}, "manifest.codes[0].code"},
 		{"a code that is taken", abi.Manifest{ABI: 1, Name: "p", Codes: code("denied", "h")}, "manifest.codes[0].code"},
 		{"a code twice", abi.Manifest{ABI: 1, Name: "p", Codes: append(code("a", "h"), code("a", "h")...)}, "manifest.codes[1].code"},
+		{"a redaction of the exit status", abi.Manifest{ABI: 1, Name: "p", Redacts: []abi.Channel{abi.Exit}}, "manifest.redacts[0]"},
+		{"a redaction of an output without a name", abi.Manifest{ABI: 1, Name: "p", Redacts: []abi.Channel{"outputs."}}, "manifest.redacts[0]"},
+		{"a redaction of another log", abi.Manifest{ABI: 1, Name: "p", Redacts: []abi.Channel{"logs.other"}}, "manifest.redacts[0]"},
+		{"a redaction twice", abi.Manifest{ABI: 1, Name: "p", Redacts: []abi.Channel{abi.Stdout, abi.Stdout}}, "manifest.redacts[1]"},
+		{"a redaction that writes to the terminal", abi.Manifest{ABI: 1, Name: "p", Redacts: []abi.Channel{"outputs.\x1b"}}, "manifest.redacts[0]"},
+		{"65 redactions", abi.Manifest{ABI: 1, Name: "p", Redacts: make([]abi.Channel, 65)}, "manifest.redacts"},
 		{"no hint", abi.Manifest{ABI: 1, Name: "p", Codes: code("a", "")}, "manifest.codes[0].hint"},
 		{"a hint of two lines", abi.Manifest{ABI: 1, Name: "p", Codes: code("a", "x\ny")}, "manifest.codes[0].hint"},
 		{"a hint that is too long", abi.Manifest{ABI: 1, Name: "p", Codes: code("a", hint+"h")}, "manifest.codes[0].hint"},

@@ -25,7 +25,7 @@ func (c Channel) redactable() bool {
 // RedactsChannel reports whether the policy may replace the artifact of a channel.
 func (m Manifest) RedactsChannel(channel Channel) bool {
 	_, output := channel.OutputName()
-	return slices.Contains(m.Redacts, channel) && channel.redactable() || output && slices.Contains(m.Redacts, AnyOutput)
+	return slices.Contains(m.Redacts, channel) || output && slices.Contains(m.Redacts, AnyOutput)
 }
 
 // Path is where a policy finds the artifact of the channel.
