@@ -53,7 +53,7 @@ func redacts(m abi.Manifest, artifacts []abi.Artifact) bool {
 
 // redactOne asks party i and puts what it wrote in the place of what it named.
 func (b *Border) redactOne(ctx context.Context, request abi.Request, c *Clearance, leaving Leaving, i int) *Denial {
-	into, err := newSink(leaving, "redacted-"+strconv.Itoa(i), b.parties[i].Manifest, c.Artifacts())
+	into, err := newSink(leaving, "redacted-"+strconv.Itoa(i), b.parties[i].Manifest, c.Artifacts(), maxEntries)
 	if err != nil {
 		return b.fail(abi.Redact, i, err)
 	}
@@ -116,7 +116,7 @@ type sink struct {
 
 var _ abi.Sink = (*sink)(nil)
 
-func newSink(leaving Leaving, dir string, m abi.Manifest, artifacts []abi.Artifact) (*sink, error) {
+func newSink(leaving Leaving, dir string, m abi.Manifest, artifacts []abi.Artifact, entries int) (*sink, error) {
 	if err := leaving.Scratch.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func newSink(leaving Leaving, dir string, m abi.Manifest, artifacts []abi.Artifa
 	}
 	s := &sink{
 		scratch: leaving.Scratch, dir: dir, root: root, may: map[string]bool{},
-		bytes: leaving.MaxBytes, entries: maxEntries, open: map[*sinkFile]struct{}{}, kept: map[string]bool{},
+		bytes: leaving.MaxBytes, entries: entries, open: map[*sinkFile]struct{}{}, kept: map[string]bool{},
 	}
 	for _, a := range artifacts {
 		s.may[string(a.Channel)] = m.RedactsChannel(a.Channel)

@@ -19,7 +19,6 @@ import (
 const (
 	maxOpen    = 64
 	maxEntries = 65_537
-	maxName    = 4096
 )
 
 // session serves one decision.
@@ -74,9 +73,6 @@ func (s *session) close() {
 
 // answer does what is called for. A file goes with the answer.
 func (s *session) answer(c wire.Call, bulk []byte) (wire.Answer, fs.File, error) {
-	if len(c.Name) > maxName {
-		return wire.Answer{}, nil, syscall.ENAMETOOLONG
-	}
 	switch c.Op {
 	case wire.Open:
 		return s.openFile(c)
@@ -105,15 +101,12 @@ func describe(info fs.FileInfo, err error) wire.Answer {
 	return wire.Answer{Info: &described}
 }
 
-// tree is the file system that a call is about; its name is one that fs takes.
+// tree is the file system that a call is about. What names it takes is its own to say, as for every fs.FS.
 func (s *session) tree(c wire.Call) (fs.FS, error) {
 	trees := map[wire.Tree]fs.FS{wire.Artifacts: s.files.Artifacts, wire.Own: s.files.Own}
 	tree := trees[c.Tree]
 	if tree == nil {
 		return nil, syscall.ENOENT
-	}
-	if !fs.ValidPath(c.Name) {
-		return nil, syscall.EINVAL
 	}
 	return tree, nil
 }

@@ -348,6 +348,16 @@ func TestI6_AWorkerCallsForNothingElse(t *testing.T) {
 	}
 }
 
+// A worker holds only so many files of ours open.
+func TestI6_AWorkerHoldsFewFilesOpen(t *testing.T) {
+	pool := hostile(t, wire.Limits{})
+	r, files := judged(t, abi.Redact, "null")
+	files.Redacted = sdk.Folder(t.TempDir())
+	if d, err := load(t, pool, []byte("create-many")).Decide(t.Context(), r, files); err != nil || !d.Allow {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 // TestI6_AConfinedWorkerIsEndedByWhatItTries.
 func TestI6_AConfinedWorkerIsEndedByWhatItTries(t *testing.T) {
 	pool := hostile(t, wire.Limits{})

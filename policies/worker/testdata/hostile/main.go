@@ -97,6 +97,18 @@ func decide(raw *os.File, conn *wire.Conn, part, after string) {
 		if a.Errno == 0 || got != nil {
 			yes = wire.Call{Op: wire.Done, Error: "it was answered"}
 		}
+	case "create-many": // and close none
+		for i := range 1000 {
+			check(conn.Send(wire.Call{Op: wire.Create, Name: "outputs.file" + strings.Repeat("x", i)}, nil, nil))
+			var a wire.Answer
+			_, _, err := conn.ReceiveFile(&a, wire.MaxMessage, 0)
+			check(err)
+			if a.Errno != 0 && i == 64 {
+				_ = conn.Send(yes, written, nil)
+				return
+			}
+		}
+		yes = wire.Call{Op: wire.Done, Error: "more or fewer than 64 files are open"}
 	case "write-descriptor": // opens what it may read, and writes to it
 		check(inside.Confine()) // as a worker is: an ordinary user's has the owner's rights
 		check(conn.Send(wire.Call{Op: wire.Open, Tree: wire.Artifacts, Name: "outputs.file"}, nil, nil))
