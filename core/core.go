@@ -113,7 +113,7 @@ func (e *KeyError) Error() string { return e.Asset + ": " + e.Reason }
 
 // Spaces makes the folders of jobs.
 type Spaces interface {
-	Make(id string, disk int64) (*space.Space, error)
+	Make(id string, disk, sealed int64) (*space.Space, error)
 }
 
 // UnavailableError says that the machine cannot give what a job needs, and how to cure it.

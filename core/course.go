@@ -21,6 +21,7 @@ import (
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/space"
 	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -69,7 +70,7 @@ func newCourse(j *Job, info abi.Executor, sequence int) *course {
 			Executor:  receipt.Executor{Executor: info, Walls: []string{}},
 			Assets:    []abi.Asset{},
 			Policies:  []abi.PolicyRef{},
-			Consented: []abi.Channel{},
+			Consented: []receipt.Consent{},
 			Decisions: []receipt.Decision{},
 			Released:  []abi.Artifact{},
 			Started:   receipt.Time(cfg.Now()),
@@ -120,7 +121,7 @@ func (c *course) admit(ctx context.Context) (err error) {
 		return err
 	}
 	c.job.patience.hold() // the policies are at work, not the operator
-	c.border = border.New(c.parties(), &c.record)
+	c.border = border.New(c.parties(), &c.record, c.sealTo())
 	c.record.Policies = c.border.Policies()
 	if c.record.Assets, err = c.assets(false); err != nil {
 		return err
@@ -130,13 +131,13 @@ func (c *course) admit(ctx context.Context) (err error) {
 	if err := c.border.Admit(ctx, request); err != nil {
 		return err
 	}
-	c.record.Consented = c.border.Consented()
-	if c.space, err = c.job.runner.cfg.Spaces.Make(c.job.sub.ID, c.job.spec.Limits.Disk); err != nil {
+	c.record.Consented = c.border.Consent()
+	if c.space, err = c.job.runner.cfg.Spaces.Make(c.job.sub.ID, c.job.spec.Limits.Disk, sealedRoom(c.job.spec)); err != nil {
 		return &faultError{FaultMachine, err}
 	}
 	c.launch = newLaunch(c.job.runner.cfg.Executors, c.info.Name, c.place())
 	c.job.mu.Lock()
-	c.job.consented = c.border.Consented()
+	c.job.consented = c.record.Consented
 	c.job.mu.Unlock()
 	close(c.job.admitted)
 	c.job.patience.resume()
@@ -237,6 +238,13 @@ func (c *course) egress(ctx context.Context) (err error) {
 		return &faultError{FaultMachine, err}
 	}
 	defer scratch.Close()
+	var sealed *os.Root
+	if c.space.Sealed != "" {
+		if sealed, err = os.OpenRoot(c.space.Sealed); err != nil {
+			return &faultError{FaultMachine, err}
+		}
+		defer sealed.Close()
+	}
 	assets, err := c.ownAssets()
 	defer func() {
 		for _, a := range assets {
@@ -247,7 +255,7 @@ func (c *course) egress(ctx context.Context) (err error) {
 		return &faultError{FaultMachine, err}
 	}
 	c.clearance, err = c.border.Egress(ctx, c.request(), border.Leaving{
-		Candidates: c.candidates(work, own), MaxBytes: c.job.spec.Limits.Disk, Assets: assets, Scratch: scratch,
+		Candidates: c.candidates(work, own), MaxBytes: c.job.spec.Limits.Disk, Assets: assets, Scratch: scratch, Sealed: sealed,
 	})
 	return err
 }
@@ -270,6 +278,24 @@ func (c *course) ownAssets() ([]border.Asset, error) {
 		assets = append(assets, at)
 	}
 	return assets, nil
+}
+
+// sealTo says to whom each channel is sealed.
+func (c *course) sealTo() map[abi.Channel][]string {
+	to := map[abi.Channel][]string{}
+	for name, recipients := range c.job.spec.SealTo {
+		to[abi.Output(name)] = recipients
+	}
+	return to
+}
+
+// sealedRoom is what the sealed outputs of a job take at most: age adds 16 bytes to every 64 KiB and
+// 2 KiB for a recipient, and a tar its headers, which a file system has in other places.
+func sealedRoom(spec *jobspec.Canonical) int64 {
+	if len(spec.SealTo) == 0 {
+		return 0
+	}
+	return spec.Limits.Disk + spec.Limits.Disk/1024 + 4<<20
 }
 
 // candidates are the places of the channels that the job asks for.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/space"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -43,7 +44,7 @@ type Job struct {
 	unwrapper Unwrapper               // nil before the credentials came, and after the last asset
 	phases    []Phase
 	changed   chan struct{}
-	consented []abi.Channel
+	consented []receipt.Consent
 	result    Result // and receipt: set before done is closed, and never again
 	receipt   []byte
 	told      bool // the receipt was handed out
@@ -98,7 +99,7 @@ func (j *Job) Cancel() { j.cancel(errCancelled) }
 
 // Admission waits until every policy admitted the job, and says which channels they agreed to;
 // or until the job is over, whichever comes first.
-func (j *Job) Admission(ctx context.Context) (consented []abi.Channel, over bool, err error) {
+func (j *Job) Admission(ctx context.Context) (consented []receipt.Consent, over bool, err error) {
 	select {
 	case <-j.admitted:
 		j.mu.Lock()

@@ -239,7 +239,7 @@ const unsealBytes = 40 << 20
 
 // need is what a job takes.
 func need(spec *jobspec.Canonical, assets []Claim) queue.Need {
-	n := queue.Need{Disk: spec.Limits.Disk, Memory: spec.Limits.Memory}
+	n := queue.Need{Disk: spec.Limits.Disk, Sealed: sealedRoom(spec), Memory: spec.Limits.Memory}
 	for _, c := range assets {
 		n.Assets = queue.Need{Assets: n.Assets, Disk: c.Bytes, Memory: int64(c.Entries) * entryBytes}.Total()
 		if c.sealed() {

@@ -24,6 +24,8 @@ const (
 	maxName       = 63
 	maxInputs     = 32
 	maxOutputs    = 32
+	maxRecipients = 16 // of an output
+	maxRecipient  = 2048
 	maxPolicies   = 16
 	maxArgs       = 256
 	maxArg        = 4096

@@ -43,6 +43,7 @@ func (j *Job) canonical(modules []string) *Canonical {
 		Inputs:     sorted(j.Inputs),
 		Parameters: maps.Clone(j.Parameters),
 		Outputs:    sorted(j.Outputs),
+		SealTo:     map[string][]string{},
 		Logs:       CanonicalLogs{Stdout: j.Logs.Stdout != "", Stderr: j.Logs.Stderr != ""},
 		Exit:       j.ExitTo != "",
 		Limits:     j.Limits,
@@ -56,6 +57,11 @@ func (j *Job) canonical(modules []string) *Canonical {
 	c.Limits.Run = cmp.Or(c.Limits.Run, d.Run)
 	for i, policy := range j.Policies {
 		c.Policies = append(c.Policies, CanonicalPolicy{Module: modules[i], Config: policy.Config})
+	}
+	for name, output := range j.Outputs {
+		if output.SealTo != nil {
+			c.SealTo[name] = output.SealTo
+		}
 	}
 	c = c.normal()
 	for name, p := range c.Command.Parameters {
@@ -75,6 +81,10 @@ func (c *Canonical) normal() *Canonical {
 	n.Outputs = append([]string{}, c.Outputs...)
 	slices.Sort(n.Inputs)
 	slices.Sort(n.Outputs)
+	n.SealTo = filled(c.SealTo)
+	for name, recipients := range n.SealTo {
+		n.SealTo[name] = slices.Sorted(slices.Values(recipients))
+	}
 	n.Parameters = filled(c.Parameters)
 	n.Policies = append([]CanonicalPolicy{}, c.Policies...)
 	for i, policy := range n.Policies {

@@ -66,11 +66,11 @@ func commandShape() *shape {
 }
 
 func outputShape() *shape {
-	output := object("One output.",
+	return object("One output.",
 		required("save_to", "say where it lands: save_to: ./out/result.csv",
-			destination("Where the output lands, relative to the job file. No destination may stand inside another, nor replace something that the job reads.")))
-	output.later = map[string]string{"seal_to": "outputs are written in plain; remove this field"}
-	return output
+			destination("Where the output lands, relative to the job file. No destination may stand inside another, nor replace something that the job reads.")),
+		optional("seal_to", list("Who can read the output: the enclave encrypts it with age before it leaves. A folder lands as one file, the encryption of a tar. It takes `limits.disk` of the memory of the enclave once more.", maxRecipients,
+			text("An age recipient, `age1…` or `age1pq1…`, as age-keygen prints it.", "", maxRecipient))))
 }
 
 // policyShape is a policy as the file of that noun names it.

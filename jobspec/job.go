@@ -94,7 +94,17 @@ const SealedSuffix = ".sealed"
 func sealed(from string) bool { return strings.HasSuffix(from, SealedSuffix) }
 
 // Output is a declared output and where it lands.
-type Output struct{ SaveTo string }
+type Output struct {
+	SaveTo string
+	// SealTo are the age recipients that it is encrypted to before it leaves; nil leaves it plain. A
+	// sealed folder lands as one file, the encryption of a tar.
+	SealTo []string
+}
+
+// LandsAsFolder reports whether an output lands as a folder, once the job has its command.
+func (j *Job) LandsAsFolder(output string) bool {
+	return strings.HasSuffix(j.Application.Command.Outputs[output], "/") && j.Outputs[output].SealTo == nil
+}
 
 // Logs says which logs are wanted, and where they land; empty means not wanted.
 type Logs struct{ Stdout, Stderr string }
@@ -126,10 +136,13 @@ type Canonical struct {
 	Inputs     []string          `json:"inputs"`     // sorted
 	Parameters map[string]string `json:"parameters"` // every declared parameter, defaults filled in
 	Outputs    []string          `json:"outputs"`    // sorted
-	Logs       CanonicalLogs     `json:"logs"`
-	Exit       bool              `json:"exit"`
-	Policies   []CanonicalPolicy `json:"policies"`
-	Limits     Limits            `json:"limits"`
+	// SealTo maps an output to the age recipients that it is encrypted to, sorted. An output
+	// that is not in it leaves plain.
+	SealTo   map[string][]string `json:"seal_to"`
+	Logs     CanonicalLogs       `json:"logs"`
+	Exit     bool                `json:"exit"`
+	Policies []CanonicalPolicy   `json:"policies"`
+	Limits   Limits              `json:"limits"`
 }
 
 // CanonicalLogs says which logs are asked for.

@@ -58,7 +58,7 @@ func (j *Job) Adopt(command Command) error {
 	adopted.Application.Command = command
 	c.rules(&adopted, value{})
 	for _, name := range sorted(j.Outputs) {
-		c.landing(outputPath(name), j.Outputs[name].SaveTo, strings.HasSuffix(command.Outputs[name], "/"))
+		c.landing(outputPath(name), j.Outputs[name].SaveTo, adopted.LandsAsFolder(name))
 	}
 	if err := c.err(); err != nil {
 		return err
@@ -70,10 +70,13 @@ func (j *Job) Adopt(command Command) error {
 func outputPath(name string) path { return path("outputs").key(name).field("save_to") }
 
 // rules runs the shared rules over a draft of the canonical job. What the file says stands
-// in it as it is: a limit of 0 is a problem, not a limit left out.
+// in it as it is: a limit of 0 is a problem, not a limit left out, and a list is in its order.
 func (c *collector) rules(job *Job, version value) {
 	draft := job.canonical(make([]string, len(job.Policies)))
 	draft.Limits = job.Limits
+	for name := range draft.SealTo {
+		draft.SealTo[name] = job.Outputs[name].SealTo
+	}
 	if version.set {
 		draft.Version = int(version.number)
 	}
@@ -117,12 +120,24 @@ func build(v value) *Job {
 		job.Inputs[name] = Input{From: input.at("from").text}
 	}
 	for name, output := range v.at("outputs").fields {
-		job.Outputs[name] = Output{SaveTo: output.at("save_to").text}
+		job.Outputs[name] = Output{SaveTo: output.at("save_to").text, SealTo: buildSealTo(output.at("seal_to"))}
 	}
 	for _, p := range v.at("policies").items {
 		job.Policies = append(job.Policies, buildPolicy(p))
 	}
 	return job
+}
+
+// buildSealTo tells a list that is not there from one that names nobody.
+func buildSealTo(v value) []string {
+	if !v.set {
+		return nil
+	}
+	recipients := make([]string, len(v.items))
+	for i, recipient := range v.items {
+		recipients[i] = recipient.text
+	}
+	return recipients
 }
 
 func buildPolicy(v value) Policy {
@@ -195,7 +210,7 @@ func (c *collector) host(job *Job) {
 		c.landing(p, s, folder)
 	}
 	for _, name := range sorted(job.Outputs) {
-		folder := strings.HasSuffix(job.Application.Command.Outputs[name], "/") || !c.intact("application.command")
+		folder := job.LandsAsFolder(name) || !c.intact("application.command")
 		landing(outputPath(name), job.Outputs[name].SaveTo, folder)
 	}
 	for p, s := range map[path]string{"logs.stdout": job.Logs.Stdout, "logs.stderr": job.Logs.Stderr, "exit": job.ExitTo} {

@@ -42,6 +42,7 @@ func (r *rules) run() {
 	r.command()
 	r.inputs()
 	r.outputs()
+	r.sealTo()
 	r.parameters()
 	r.arguments()
 	r.policies()
@@ -84,6 +85,7 @@ func (r *rules) counts() bool {
 		{"inputs", len(c.Inputs), maxInputs},
 		{"parameters", len(c.Parameters), maxParameters},
 		{"outputs", len(c.Outputs), maxOutputs},
+		{"seal_to", len(c.SealTo), maxOutputs},
 		{"policies", len(c.Policies), maxPolicies},
 	} {
 		if count.n > count.most {

@@ -58,7 +58,7 @@ func TestOutcomes(t *testing.T) {
 func TestSummary(t *testing.T) {
 	one := receipt.Run{Policies: make([]abi.PolicyRef, 1), Decisions: []receipt.Decision{{Point: abi.Egress}}}
 	two := receipt.Run{Policies: make([]abi.PolicyRef, 2), Decisions: one.Decisions}
-	quiet := receipt.Run{Policies: one.Policies, Consented: []abi.Channel{"outputs.a"}}
+	quiet := receipt.Run{Policies: one.Policies, Consented: []receipt.Consent{{Channel: "outputs.a"}}}
 	for want, row := range map[string]client.Report{
 		"egress    denied: an output or a log is over a policy's cap\n":                         {Statement: &receipt.Statement{Predicate: one}},
 		"egress    denied: by several policies, or an output or a log is over a policy's cap\n": {Statement: &receipt.Statement{Predicate: two}},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -30,13 +31,13 @@ func (a *app) planCommand() *cobra.Command {
 
 // planReport is what --json prints of a plan.
 type planReport struct {
-	Status    status        `json:"status"`
-	Job       string        `json:"job"`
-	Consented []abi.Channel `json:"consented"`
-	Withheld  []abi.Channel `json:"withheld"`
-	Need      queue.Need    `json:"need"`
-	Memory    queue.Balance `json:"memory"`
-	Result    *core.Result  `json:"result,omitempty"`
+	Status    status            `json:"status"`
+	Job       string            `json:"job"`
+	Consented []receipt.Consent `json:"consented"`
+	Withheld  []abi.Channel     `json:"withheld"`
+	Need      queue.Need        `json:"need"`
+	Memory    queue.Balance     `json:"memory"`
+	Result    *core.Result      `json:"result,omitempty"`
 }
 
 func (a *app) plan(ctx context.Context, file string) error {
@@ -55,7 +56,7 @@ func (a *app) plan(ctx context.Context, file string) error {
 	}
 	if f := outcome(result); result.Outcome != "" && f != nil {
 		f.report = planReport{
-			Status: f.status, Job: job.Digest(), Consented: []abi.Channel{}, Withheld: job.Channels(), Result: &result,
+			Status: f.status, Job: job.Digest(), Consented: []receipt.Consent{}, Withheld: job.Channels(), Result: &result,
 		}
 		return f
 	}
@@ -65,11 +66,11 @@ func (a *app) plan(ctx context.Context, file string) error {
 
 func (a *app) printPlan(p *client.Package, admission wire.Admission) {
 	report := planReport{
-		Job: p.Digest(), Consented: []abi.Channel{}, Withheld: []abi.Channel{}, Need: admission.Need, Memory: admission.Memory,
+		Job: p.Digest(), Consented: []receipt.Consent{}, Withheld: []abi.Channel{}, Need: admission.Need, Memory: admission.Memory,
 	}
 	for _, ch := range p.Channels() {
-		if slices.Contains(admission.Consented, ch) {
-			report.Consented = append(report.Consented, ch)
+		if i := slices.IndexFunc(admission.Consented, func(c receipt.Consent) bool { return c.Channel == ch }); i >= 0 {
+			report.Consented = append(report.Consented, admission.Consented[i])
 		} else {
 			report.Withheld = append(report.Withheld, ch)
 		}
@@ -88,20 +89,26 @@ func (a *app) printPlan(p *client.Package, admission wire.Admission) {
 	default:
 		say(w, "admitted  by all %d policies\n", p.Policies())
 	}
-	for _, ch := range report.Consented {
-		if p.Policies() == 0 {
-			say(w, "may leave %s\n", ch)
-			continue
+	for _, consent := range report.Consented {
+		say(w, "may leave %s", consent.Channel)
+		if consent.Cap != nil {
+			say(w, ", at most %d bytes", *consent.Cap)
 		}
-		say(w, "may leave %s, if every policy allows its content\n", ch)
+		if p.Policies() > 0 {
+			say(w, ", if every policy allows its content")
+		}
+		say(w, "\n")
 	}
 	for _, ch := range report.Withheld {
 		say(w, "stays     %s: not every policy consents to it\n", ch)
 	}
 	need := report.Need
-	say(w, "memory    %s of %s: assets %s, limits.disk %s, limits.memory %s; %s are promised to other jobs\n",
-		bytesOf(need.Total()), bytesOf(report.Memory.Size), bytesOf(need.Assets), bytesOf(need.Disk), bytesOf(need.Memory),
-		bytesOf(max(0, report.Memory.Reserved-need.Total())))
+	say(w, "memory    %s of %s: assets %s, limits.disk %s, ",
+		bytesOf(need.Total()), bytesOf(report.Memory.Size), bytesOf(need.Assets), bytesOf(need.Disk))
+	if need.Sealed > 0 {
+		say(w, "sealed outputs %s, ", bytesOf(need.Sealed))
+	}
+	say(w, "limits.memory %s; %s are promised to other jobs\n", bytesOf(need.Memory), bytesOf(max(0, report.Memory.Reserved-need.Total())))
 }
 
 // bytesOf spells a number of bytes for a person.

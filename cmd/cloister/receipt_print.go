@@ -63,17 +63,27 @@ func printRun(w io.Writer, r *receipt.Run) {
 		row("policy", "%d %s: module %s, configuration %s", i, owner, p.Module, p.Config)
 	}
 	for _, c := range r.Consented {
-		row("consented", "%s", c)
+		row("consented", "%s", describeConsent(c))
 	}
 	for _, d := range r.Decisions {
 		row(string(d.Point), "%s", verdict(d, r.Policies))
 	}
 	for _, a := range r.Released {
 		row("released", "%s: %s, %d bytes in %d files, %s", a.Channel, a.Kind, a.Bytes, a.Files, a.Digest)
+		for _, r := range a.Recipients {
+			row("sealed to", "%s", r)
+		}
 	}
 	if len(r.Released) == 0 {
 		row("released", "nothing")
 	}
+}
+
+func describeConsent(c receipt.Consent) string {
+	if c.Cap == nil {
+		return string(c.Channel)
+	}
+	return fmt.Sprintf("%s, at most %d bytes", c.Channel, *c.Cap)
 }
 
 func describeAsset(a abi.Asset) string {

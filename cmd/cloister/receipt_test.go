@@ -99,7 +99,7 @@ func makeReceipt(t *testing.T, change func(*receipt.Run)) madeReceipt {
 		},
 		Keys:      []receipt.Key{{Asset: "application", Key: "arn:owner", RequestID: "request-1"}},
 		Policies:  []abi.PolicyRef{{Owner: "arn:owner", Asset: "application", Module: digest, Config: digest}},
-		Consented: []abi.Channel{"outputs.predictions", "outputs.tree"},
+		Consented: []receipt.Consent{{Channel: "outputs.predictions"}, {Channel: "outputs.tree"}},
 		Outcome:   receipt.Succeeded,
 		Released:  []abi.Artifact{released(t, "outputs.predictions", m.path("predictions.csv")), released(t, "outputs.tree", m.path("tree"))},
 		Started:   receipt.Time(at), Finished: receipt.Time(at),
@@ -264,7 +264,7 @@ func TestReceiptTextIsHarmless(t *testing.T) {
 		r.Job.ID, r.Job.Name, r.Enclave.Version, r.Executor.Name, r.Executor.Runtime = evil, evil, evil, evil, evil
 		r.Executor.Walls, r.Executor.Version = []string{evil}, evil
 		r.Assets[0].Kind, r.Assets[1].Name, r.Keys[0].RequestID = evil, evil, evil
-		r.Consented = append(r.Consented, evil)
+		r.Consented = append(r.Consented, receipt.Consent{Channel: evil})
 		r.Policies[0].Module, r.Released[0].Kind = evil, evil
 	})
 	for _, args := range [][]string{

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -189,17 +188,35 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 		say(w, "%-9s %s\n", d.Point, printable(verdict(d, run.Policies)))
 	}
 	for _, l := range r.Landed {
-		say(w, "released  %s, %d bytes, to %s\n", l.Channel, l.Bytes, printable(l.Path))
+		say(w, "released  %s, %d bytes%s, to %s\n", l.Channel, l.Bytes, conditions(&run, l.Channel), printable(l.Path))
 	}
 	if len(r.Landed) == 0 {
 		say(w, "released  nothing\n")
 		return
 	}
 	for _, ch := range asked {
-		if !slices.Contains(run.Consented, ch) {
+		if run.Consent(ch) == nil {
 			say(w, "stays     %s: not every policy consents to it\n", ch)
 		}
 	}
+}
+
+// conditions says under which cap something left, and to whom it is sealed.
+func conditions(run *receipt.Run, ch abi.Channel) string {
+	var said string
+	if consent := run.Consent(ch); consent != nil && consent.Cap != nil {
+		said = fmt.Sprintf(" under a cap of %d", *consent.Cap)
+	}
+	for _, a := range run.Released {
+		switch {
+		case a.Channel != ch:
+		case len(a.Recipients) == 1:
+			said += ", sealed to " + printable(a.Recipients[0])
+		case len(a.Recipients) > 1:
+			said += fmt.Sprintf(", sealed to %d recipients", len(a.Recipients))
+		}
+	}
+	return said
 }
 
 // unnamed says what a denial without a policy can be: the record does not tell several policies

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -49,7 +51,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": exits, "policy": makePolicy, "bare": makeBare, "snapshot": snapshot, "unchanged": unchanged,
-			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse,
+			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal,
 			"kms": serveKMS, "account": becomeAccount, "fill": fill, "flip": flip, "cut": cut,
 		},
 	})
@@ -101,6 +103,23 @@ func makeSparse(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), nil, 0o644))
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), size))
+}
+
+// unseal is `unseal FILE KEYS TO`: an age file is opened with the secret keys of a file.
+func unseal(ts *testscript.TestScript, neg bool, args []string) {
+	ids, err := age.ParseIdentities(strings.NewReader(ts.ReadFile(args[1])))
+	ts.Check(err)
+	r, err := age.Decrypt(strings.NewReader(ts.ReadFile(args[0])), ids...)
+	if neg {
+		if err == nil {
+			ts.Fatalf("%s opens %s", args[1], args[0])
+		}
+		return
+	}
+	ts.Check(err)
+	content, err := io.ReadAll(r)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), content, 0o644))
 }
 
 // snapshot is `snapshot`: it notes everything in the script's folder.

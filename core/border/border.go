@@ -77,6 +77,8 @@ func (d *Denial) Unwrap() error { return ErrDenied }
 type Border struct {
 	parties  []Party
 	recorder Recorder
+	// sealTo maps a channel to the age recipients of its artifact, as jobspec.Canonical has them.
+	sealTo map[abi.Channel][]string
 	// consent maps each consented channel to the most bytes that it may carry, -1 for no cap.
 	consent map[abi.Channel]int64
 	// next is the one point that may be asked now; empty when there is none any more.
@@ -84,15 +86,16 @@ type Border struct {
 }
 
 // New makes the border of one job. Policies are asked in the order of [abi.CompareRefs];
-// [Border.Policies] gives it.
-func New(parties []Party, recorder Recorder) *Border {
+// [Border.Policies] gives it. sealTo maps channels to the age recipients to whom what leaves by them is
+// sealed; what leaves by others is plain.
+func New(parties []Party, recorder Recorder, sealTo map[abi.Channel][]string) *Border {
 	ordered := slices.Clone(parties)
 	for i := range ordered {
 		m := &ordered[i].Manifest
 		m.Codes = m.Codes[:min(len(m.Codes), abi.MaxCodes)]
 	}
 	slices.SortStableFunc(ordered, func(a, b Party) int { return abi.CompareRefs(a.Ref, b.Ref) })
-	return &Border{parties: ordered, recorder: recorder, next: abi.Admit}
+	return &Border{parties: ordered, recorder: recorder, sealTo: sealTo, next: abi.Admit}
 }
 
 // ranks yields the parties as they are asked together: the owners', then the operator's own.
@@ -119,6 +122,19 @@ func (b *Border) Policies() []abi.PolicyRef {
 
 // Consented lists the channels that every policy agreed to, sorted.
 func (b *Border) Consented() []abi.Channel { return slices.Sorted(maps.Keys(b.consent)) }
+
+// Consent is Consented with the lowest cap on each.
+func (b *Border) Consent() []receipt.Consent {
+	channels := b.Consented()
+	consent := make([]receipt.Consent, len(channels))
+	for i, ch := range channels {
+		consent[i].Channel = ch
+		if limit := b.consent[ch]; limit >= 0 {
+			consent[i].Cap = &limit
+		}
+	}
+	return consent
+}
 
 // enter begins a point, which can be passed only once. Only a point that was passed opens
 // the following one.
@@ -147,7 +163,7 @@ func (b *Border) Admit(ctx context.Context, request abi.Request) error {
 	}
 	for _, a := range answers {
 		for ch, limit := range consent {
-			if !grants(a, ch) {
+			if !grants(a, ch, b.sealTo[ch]) {
 				delete(consent, ch)
 			} else if own, ok := a.Caps[ch]; ok && (limit < 0 || own < limit) {
 				consent[ch] = own
@@ -161,11 +177,17 @@ func (b *Border) Admit(ctx context.Context, request abi.Request) error {
 	return nil
 }
 
-// grants reports whether an admission consents to a channel. Outputs leave unsealed, so a
-// policy that restricts the recipients consents to none of them.
-func grants(a abi.Decision, ch abi.Channel) bool {
-	_, isOutput := ch.OutputName()
-	return slices.Contains(a.Channels, ch) && (!isOutput || a.Recipients == nil)
+// grants reports whether an admission consents to a channel that is sealed to recipients. A policy
+// that restricts them consents to an output only if it is sealed, and to nobody else.
+func grants(a abi.Decision, ch abi.Channel, recipients []string) bool {
+	if !slices.Contains(a.Channels, ch) {
+		return false
+	}
+	if _, isOutput := ch.OutputName(); !isOutput || a.Recipients == nil {
+		return true
+	}
+	stranger := func(r string) bool { return !slices.Contains(a.Recipients, r) }
+	return len(recipients) > 0 && !slices.ContainsFunc(recipients, stranger)
 }
 
 // Ingress asks every policy again, on verified facts.

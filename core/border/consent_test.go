@@ -34,12 +34,46 @@ func TestAJobThatAsksForNothingIsAdmitted(t *testing.T) {
 	}
 }
 
-// A policy that restricts recipients still may consent to logs, which have none.
-func TestRecipientsRestrictOutputsAlone(t *testing.T) {
-	s := newScene(t, owner("a", says(abi.Admit, abi.Decision{Allow: true, Channels: []abi.Channel{result, abi.Stdout}, Recipients: []string{"age1x"}})))
-	s.pass(result, abi.Stdout)
-	if got := s.Consented(); !slices.Equal(got, []abi.Channel{abi.Stdout}) {
-		t.Errorf("consented to %v", got)
+// TestI1_RecipientsAreThoseThatEveryPolicyAccepts: a policy that restricts them consents to an output
+// only if it is sealed to some of them and to nobody else. It may consent to logs, which have none.
+func TestI1_RecipientsAreThoseThatEveryPolicyAccepts(t *testing.T) {
+	nobody := []string{}
+	for _, test := range []struct {
+		name    string
+		sealTo  []string
+		accept  [][]string // by each policy; nil leaves it open
+		consent bool
+	}{
+		{"plain, open", nil, [][]string{nil}, true},
+		{"sealed, open", []string{"a"}, [][]string{nil}, true},
+		{"plain, restricted", nil, [][]string{{"a"}}, false},
+		{"sealed to nobody, restricted", nobody, [][]string{{"a"}}, false},
+		{"sealed to one of two", []string{"b"}, [][]string{{"a", "b"}}, true},
+		{"sealed to both", []string{"a", "b"}, [][]string{{"b", "a"}}, true},
+		{"sealed to one more", []string{"a", "b", "c"}, [][]string{{"a", "b"}}, false},
+		{"sealed to another", []string{"c"}, [][]string{{"a"}}, false},
+		{"sealed, nobody accepted", []string{"a"}, [][]string{nobody}, false},
+		{"plain, nobody accepted", nil, [][]string{nobody}, false},
+		{"what both accept", []string{"b"}, [][]string{{"a", "b"}, {"b", "c"}}, true},
+		{"what one of two accepts", []string{"a", "b"}, [][]string{{"a", "b"}, {"b", "c"}}, false},
+		{"restricted by one of two", nil, [][]string{nil, {"a"}}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var parties []border.Party
+			for i, accepted := range test.accept {
+				d := abi.Decision{Allow: true, Channels: []abi.Channel{result, abi.Stdout}, Recipients: accepted}
+				parties = append(parties, owner(fmt.Sprint(i), says(abi.Admit, d)))
+			}
+			s := newSealedScene(t, map[abi.Channel][]string{result: test.sealTo}, parties...)
+			s.pass(result, abi.Stdout)
+			want := []abi.Channel{abi.Stdout}
+			if test.consent {
+				want = append(want, result)
+			}
+			if got := s.Consented(); !slices.Equal(got, want) {
+				t.Errorf("consented to %v", got)
+			}
+		})
 	}
 }
 

@@ -22,7 +22,8 @@ var ErrOutput = errors.New("output refused")
 // OutputError says that an artifact is missing or is not what may be an output.
 //
 // Names, kinds and the number of what is wrong are the application's to choose, and no policy
-// judged them. So if the job has an owner's policy, Channel is empty and Err is nil.
+// judged them. So if the job has an owner's policy, Channel is empty and Err is nil, unless everybody
+// allowed the artifact and it could not be sealed.
 type OutputError struct {
 	Channel abi.Channel
 	Err     error
@@ -71,8 +72,9 @@ type Leaving struct {
 	MaxBytes int64
 	// Assets are the job's.
 	Assets []Asset
-	// Scratch is an empty folder for replacements. Nobody else writes there.
-	Scratch *os.Root
+	// Scratch is an empty folder for replacements, Sealed one for what is sealed; nil where nothing
+	// is. Nobody else writes there.
+	Scratch, Sealed *os.Root
 }
 
 // Clearance is what every policy allowed to leave. It is the only way to an artifact's bytes.
@@ -87,12 +89,22 @@ type frozen struct {
 	drop func() error
 }
 
-// carries is what counts against a cap: content, and in a folder the names too.
+// carries is what counts against a cap: content, and in a folder the names too, before it is sealed.
 func (f frozen) carries() int64 { return f.Bytes + f.source.Names() }
+
+// write writes the artifact as it leaves: a file's bytes, or a folder as a tar stream.
+func (f frozen) write(ctx context.Context, w io.Writer) error {
+	write := f.source.Pack
+	if f.Kind == "file" {
+		write = f.source.Raw
+	}
+	_, err := write(ctx, w)
+	return err
+}
 
 // Egress freezes the candidates of consented channels, lets the policies that redact replace
 // what they declared, asks every policy about all that is left in one request each, and clears
-// it if all allow. Without anything to judge nobody is asked, and an empty Clearance is the result.
+// it if all allow. What the job seals is encrypted then, and nothing else of it leaves. Without anything to judge nobody is asked, and an empty Clearance is the result.
 //
 // It fails with an [OutputError], with a [Denial], or with ctx's error; nothing is cleared
 // then. What the policies read is what was frozen because nothing can write there any more:
@@ -111,7 +123,7 @@ func (b *Border) Egress(ctx context.Context, request abi.Request, leaving Leavin
 		if _, ok := b.consent[candidate.Channel]; !ok {
 			continue
 		}
-		if err := c.freeze(ctx, candidate, leaving.MaxBytes); err != nil {
+		if err := c.freeze(ctx, candidate, b.sealTo[candidate.Channel], leaving.MaxBytes); err != nil {
 			return nil, b.refuse(ctx, candidate.Channel, err)
 		}
 	}
@@ -135,6 +147,9 @@ func (b *Border) Egress(ctx context.Context, request abi.Request, leaving Leavin
 	if _, err := b.ask(ctx, request, c.shows(leaving)); err != nil {
 		return nil, err
 	}
+	if err := c.seal(ctx, leaving); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -149,12 +164,13 @@ func (b *Border) refuse(ctx context.Context, ch abi.Channel, err error) error {
 	return &OutputError{Channel: ch, Err: err}
 }
 
-func (c *Clearance) freeze(ctx context.Context, from Candidate, maxBytes int64) error {
+func (c *Clearance) freeze(ctx context.Context, from Candidate, recipients []string, maxBytes int64) error {
 	if c.find(from.Channel) != nil {
 		return errors.New("the channel has two candidates")
 	}
 	f, err := freeze(ctx, from, maxBytes)
 	if err == nil {
+		f.Recipients = recipients
 		c.frozen = append(c.frozen, f)
 	}
 	return err
@@ -232,11 +248,7 @@ func (c *Clearance) Release(ctx context.Context, ch abi.Channel, w io.Writer) er
 	if f == nil {
 		return fmt.Errorf("%s: %w", ch, ErrNotCleared)
 	}
-	write := f.source.Pack
-	if f.Kind == "file" {
-		write = f.source.Raw
-	}
-	if _, err := write(ctx, w); err != nil {
+	if err := f.write(ctx, w); err != nil {
 		return fmt.Errorf("%s: %w", ch, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -76,11 +77,11 @@ func TestI1_EveryPolicyJudgesTheBytesThatLeave(t *testing.T) {
 		t.Errorf("cleared %+v, released %+v", artifacts, sum)
 	}
 	// SHA-256 of "id,digit\n", from sha256sum.
-	if want := (abi.Artifact{Channel: result, Kind: "file", Digest: "sha256:" + resultSum, Bytes: 9, Files: 1}); artifacts[1] != want {
+	if want := (abi.Artifact{Channel: result, Kind: "file", Digest: "sha256:" + resultSum, Bytes: 9, Files: 1}); !reflect.DeepEqual(artifacts[1], want) {
 		t.Errorf("cleared %+v, want %+v", artifacts[1], want)
 	}
 	for _, f := range []*fake{a, o} {
-		if r := f.asked[2]; !slices.Equal(r.Artifacts, artifacts) || !slices.Equal(r.Channels, s.Consented()) {
+		if r := f.asked[2]; !reflect.DeepEqual(r.Artifacts, artifacts) || !slices.Equal(r.Channels, s.Consented()) {
 			t.Errorf("judged %+v", r)
 		}
 	}

@@ -123,9 +123,16 @@ type scene struct {
 	assets  []border.Asset
 	scratch string
 	room    *os.Root
+	sealed  *os.Root
 }
 
 func newScene(t *testing.T, parties ...border.Party) *scene {
+	t.Helper()
+	return newSealedScene(t, nil, parties...)
+}
+
+// newSealedScene is newScene of a job that seals outputs.
+func newSealedScene(t *testing.T, sealTo map[abi.Channel][]string, parties ...border.Party) *scene {
 	t.Helper()
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)
@@ -138,8 +145,15 @@ func newScene(t *testing.T, parties ...border.Party) *scene {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { room.Close() })
+	sealed, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sealed.Close() })
 	r := &recorder{}
-	return &scene{Border: border.New(parties, r), t: t, recorder: r, dir: dir, root: root, scratch: room.Name(), room: room}
+	return &scene{
+		Border: border.New(parties, r, sealTo), t: t, recorder: r, dir: dir, root: root, scratch: room.Name(), room: room, sealed: sealed,
+	}
 }
 
 // write writes a file below the folder of outputs.
@@ -180,7 +194,7 @@ func (s *scene) folder(ch abi.Channel, name string) border.Candidate {
 
 // leaving is these candidates, with a folder for replacements.
 func (s *scene) leaving(candidates ...border.Candidate) border.Leaving {
-	return border.Leaving{Candidates: candidates, MaxBytes: plenty, Scratch: s.room, Assets: s.assets}
+	return border.Leaving{Candidates: candidates, MaxBytes: plenty, Scratch: s.room, Sealed: s.sealed, Assets: s.assets}
 }
 
 func (s *scene) egress(candidates ...border.Candidate) (*border.Clearance, error) {

@@ -89,7 +89,7 @@ func (c *Clearance) replace(ctx context.Context, ch abi.Channel, from *sink, max
 	if err != nil {
 		return err
 	}
-	f.drop = from.keep(name)
+	f.drop, f.Recipients = from.keep(name), old.Recipients
 	err = old.source.Close()
 	if old.drop != nil {
 		err = errors.Join(err, old.drop())

@@ -21,6 +21,8 @@ type Need struct {
 	Assets int64 `json:"assets"`
 	// Disk is the job's disk limit: outputs, logs and temporary files, in memory too.
 	Disk int64 `json:"disk"`
+	// Sealed holds the outputs that are sealed, once more.
+	Sealed int64 `json:"sealed"`
 	// Memory is the job's memory limit.
 	Memory int64 `json:"memory"`
 }
@@ -28,7 +30,7 @@ type Need struct {
 // Total is the sum, or the largest number where it does not fit.
 func (n Need) Total() int64 {
 	total := int64(0)
-	for _, part := range []int64{n.Assets, n.Disk, n.Memory} {
+	for _, part := range []int64{n.Assets, n.Disk, n.Sealed, n.Memory} {
 		if part < 0 || part > math.MaxInt64-total {
 			return math.MaxInt64
 		}
@@ -65,8 +67,8 @@ func (l *Ledger) Reserve(need Need) (*Reservation, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if total > l.balance.Size-l.balance.Reserved {
-		return nil, fmt.Errorf("%w: the job needs %d bytes (assets %d, disk %d, memory %d); %d of %d are free",
-			ErrNoRoom, total, need.Assets, need.Disk, need.Memory, l.balance.Size-l.balance.Reserved, l.balance.Size)
+		return nil, fmt.Errorf("%w: the job needs %d bytes (assets %d, disk %d, sealed outputs %d, memory %d); %d of %d are free",
+			ErrNoRoom, total, need.Assets, need.Disk, need.Sealed, need.Memory, l.balance.Size-l.balance.Reserved, l.balance.Size)
 	}
 	l.balance.Reserved += total
 	return &Reservation{ledger: l, held: total}, nil

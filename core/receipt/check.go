@@ -24,6 +24,11 @@ func (r *Run) check() error {
 			return fmt.Errorf("decisions[%d]: %w", i, err)
 		}
 	}
+	for i, c := range r.Consented {
+		if r.Consent(c.Channel) != &r.Consented[i] {
+			return fmt.Errorf("consented[%d]: %.80q comes twice", i, c.Channel)
+		}
+	}
 	if err := r.checkSealed(); err != nil {
 		return err
 	}
@@ -58,11 +63,16 @@ func (r *Run) checkReleased() error {
 	seen := map[abi.Channel]bool{}
 	for i, a := range r.Released {
 		_, output := a.Channel.OutputName()
+		consent := r.Consent(a.Channel)
 		switch {
 		case !digest.MatchString(a.Digest):
 			return fmt.Errorf("released[%d].digest: %.80q is no SHA-256 digest", i, a.Digest)
-		case !slices.Contains(r.Consented, a.Channel):
+		case consent == nil:
 			return fmt.Errorf("released[%d]: %.80q was not consented to", i, a.Channel)
+		case a.Recipients == nil && consent.Cap != nil && a.Bytes > *consent.Cap:
+			return fmt.Errorf("released[%d]: %d bytes by %.80q, over its cap of %d", i, a.Bytes, a.Channel, *consent.Cap)
+		case a.Recipients != nil && (!output || a.Kind != "file"):
+			return fmt.Errorf("released[%d]: %.80q is sealed and no output that is a file", i, a.Channel)
 		case seen[a.Channel]:
 			return fmt.Errorf("released[%d]: %.80q comes twice", i, a.Channel)
 		case output && r.Outcome == Failed:
@@ -76,6 +86,15 @@ func (r *Run) checkReleased() error {
 		}
 	}
 	return r.checkUnsealed()
+}
+
+// Consent finds the consent to a channel; nil where there is none.
+func (r *Run) Consent(ch abi.Channel) *Consent {
+	i := slices.IndexFunc(r.Consented, func(c Consent) bool { return c.Channel == ch })
+	if i < 0 {
+		return nil
+	}
+	return &r.Consented[i]
 }
 
 // checkAllowed makes sure that every policy allowed at a point, and none denied.

@@ -51,7 +51,7 @@ type Run struct {
 	// Policies are in the order in which they were asked; empty says that nothing was judged.
 	Policies []abi.PolicyRef `json:"policies"`
 	// Consented lists the channels that every policy agreed to at admit.
-	Consented []abi.Channel `json:"consented"`
+	Consented []Consent `json:"consented"`
 	// Decisions are in the order in which they were recorded. Where none is at egress, there
 	// was nothing to judge, and nothing was released unless Policies is empty.
 	Decisions []Decision `json:"decisions"`
@@ -102,6 +102,14 @@ type Key struct {
 	Key string `json:"key"`
 	// RequestID is KMS's own name for that call, by which the owner finds it in CloudTrail.
 	RequestID string `json:"request_id"`
+}
+
+// Consent is a channel by which something may leave.
+type Consent struct {
+	Channel abi.Channel `json:"channel"`
+	// Cap is the most bytes of content and names that may leave by it, before they are sealed; nil
+	// where no policy set one.
+	Cap *int64 `json:"cap,omitempty"`
 }
 
 // Decision is what one policy said at one point. A denial without a policy stands for the

@@ -35,7 +35,7 @@ func run() *receipt.Run {
 		Assets:    []abi.Asset{{Name: "application", Kind: "application", Form: "tree", Digest: jobDigest, Owner: "arn:a", Sealed: true, Verified: true, Bytes: 7}},
 		Keys:      []receipt.Key{{Asset: "application", Key: "arn:a", RequestID: "r-1"}},
 		Policies:  []abi.PolicyRef{{Owner: "arn:a", Asset: "application", Module: jobDigest, Config: jobDigest}, {Module: jobDigest, Config: jobDigest}},
-		Consented: []abi.Channel{abi.Stdout, result},
+		Consented: []receipt.Consent{{Channel: abi.Stdout}, {Channel: result, Cap: new(int64(5000))}},
 		Outcome:   receipt.Succeeded,
 		Released:  []abi.Artifact{{Channel: result, Kind: "file", Digest: resultDigest, Bytes: 4711, Files: 1}},
 		Started:   receipt.Time(time.Unix(0, 0)),
@@ -105,17 +105,25 @@ func TestEmptyListsAreWritten(t *testing.T) {
 
 // contradictions are records that can be neither made nor read.
 var contradictions = map[string]func(*receipt.Run){
-	"no digest of the job":               func(r *receipt.Run) { r.Job.Digest = "" },
-	"a digest of the job in upper case":  func(r *receipt.Run) { r.Job.Digest = "sha256:" + strings.Repeat("A", 64) },
-	"no outcome":                         func(r *receipt.Run) { denied(r); r.Outcome = "" },
-	"an unknown outcome":                 func(r *receipt.Run) { denied(r); r.Outcome = "fine" },
-	"released and denied":                func(r *receipt.Run) { r.Outcome = receipt.Denied },
-	"released and cancelled":             func(r *receipt.Run) { r.Outcome = receipt.Cancelled },
-	"released and timed out":             func(r *receipt.Run) { r.Outcome = receipt.TimedOut },
-	"released and refused":               func(r *receipt.Run) { r.Outcome = receipt.Refused },
-	"released by a broken executor":      func(r *receipt.Run) { r.Outcome = receipt.Broken },
-	"an output of a run that failed":     func(r *receipt.Run) { r.Outcome = receipt.Failed },
-	"released without consent":           func(r *receipt.Run) { r.Consented = []abi.Channel{abi.Stdout} },
+	"no digest of the job":              func(r *receipt.Run) { r.Job.Digest = "" },
+	"a digest of the job in upper case": func(r *receipt.Run) { r.Job.Digest = "sha256:" + strings.Repeat("A", 64) },
+	"no outcome":                        func(r *receipt.Run) { denied(r); r.Outcome = "" },
+	"an unknown outcome":                func(r *receipt.Run) { denied(r); r.Outcome = "fine" },
+	"released and denied":               func(r *receipt.Run) { r.Outcome = receipt.Denied },
+	"released and cancelled":            func(r *receipt.Run) { r.Outcome = receipt.Cancelled },
+	"released and timed out":            func(r *receipt.Run) { r.Outcome = receipt.TimedOut },
+	"released and refused":              func(r *receipt.Run) { r.Outcome = receipt.Refused },
+	"released by a broken executor":     func(r *receipt.Run) { r.Outcome = receipt.Broken },
+	"an output of a run that failed":    func(r *receipt.Run) { r.Outcome = receipt.Failed },
+	"released without consent":          func(r *receipt.Run) { r.Consented = r.Consented[:1] },
+	"consented twice":                   func(r *receipt.Run) { r.Consented[0].Channel = result },
+	"released over its cap":             func(r *receipt.Run) { r.Released[0].Bytes = 5001 },
+	"a sealed log": func(r *receipt.Run) {
+		r.Released = []abi.Artifact{{Channel: abi.Stdout, Kind: "file", Digest: resultDigest, Recipients: []string{"age1x"}}}
+	},
+	"a sealed folder": func(r *receipt.Run) {
+		r.Released[0].Kind, r.Released[0].Recipients = "tree", []string{"age1x"}
+	},
 	"released twice":                     func(r *receipt.Run) { r.Released = append(r.Released, r.Released[0]) },
 	"released without a digest":          func(r *receipt.Run) { r.Released[0].Digest = "" },
 	"released in spite of a denial":      func(r *receipt.Run) { r.Decisions[5].Allow = false },

@@ -47,8 +47,9 @@ func NewMakerWith(dir string, distinct bool, m mounter.Mounter) *Maker {
 }
 
 // Make makes the folders of one job. id is one component of a path, and no two spaces share
-// one; disk bounds Work and Redacted together in bytes. Where it fails nothing is left.
-func (m *Maker) Make(id string, disk int64) (_ *Space, err error) {
+// one; disk bounds Work and Redacted together, in bytes, and sealed bounds Sealed; where that is 0
+// there is none. Where it fails nothing is left.
+func (m *Maker) Make(id string, disk, sealed int64) (_ *Space, err error) {
 	if !filepath.IsLocal(id) || filepath.Base(id) != id || id == "." {
 		return nil, fmt.Errorf("space: %.80q is no name of a folder", id)
 	}
@@ -69,10 +70,16 @@ func (m *Maker) Make(id string, disk int64) (_ *Space, err error) {
 		mounter:  m.mounter,
 		free:     func() { m.free(owner) },
 	}
-	for _, fs := range []struct {
+	type mount struct {
 		dir  string
 		size int64
-	}{{filepath.Join(root, "disk"), disk}, {s.Socket, socketBytes}} {
+	}
+	mounts := []mount{{filepath.Join(root, "disk"), disk}, {s.Socket, socketBytes}}
+	if sealed > 0 {
+		s.Sealed = filepath.Join(root, "sealed")
+		mounts = append(mounts, mount{s.Sealed, sealed})
+	}
+	for _, fs := range mounts {
 		if err = s.mounter.Mount(fs.dir, fs.size); err != nil {
 			break
 		}

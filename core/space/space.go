@@ -26,6 +26,8 @@ type Space struct {
 	Work string
 	// Redacted takes what policies put in the place of outputs. It shares the room of Work.
 	Redacted string
+	// Sealed takes outputs that are sealed; empty if the job seals none.
+	Sealed string
 	// Socket is where the executor's socket goes.
 	Socket string
 	// Own holds what the enclave itself writes about the job.

@@ -109,7 +109,7 @@ func mounts(t *testing.T) string {
 
 func TestAJobsFolders(t *testing.T) {
 	m, dir := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	for _, folder := range []struct {
 		path string
@@ -148,7 +148,7 @@ func TestAJobsFolders(t *testing.T) {
 
 func TestTheDiskLimitHolds(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	defer s.Wipe()
 	err = os.WriteFile(filepath.Join(s.Work, space.Outputs, "big"), make([]byte, 1<<20+1), 0o600)
@@ -173,7 +173,7 @@ func TestTheDiskLimitHolds(t *testing.T) {
 func TestI6_TheSocketFolderIsBounded(t *testing.T) {
 	t.Parallel()
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	err = os.WriteFile(filepath.Join(s.Socket, "big"), make([]byte, 1<<20), 0o600)
 	if !errors.Is(err, syscall.ENOSPC) {
@@ -192,7 +192,7 @@ func TestI6_TheSocketFolderIsBounded(t *testing.T) {
 
 func TestWorkGrantsNoRights(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	defer s.Wipe()
 	for line := range strings.Lines(mounts(t)) {
@@ -204,7 +204,7 @@ func TestWorkGrantsNoRights(t *testing.T) {
 
 func TestI9_WipeLeavesNothing(t *testing.T) {
 	m, dir := maker(t)
-	s, err := m.Make("job", 16<<20)
+	s, err := m.Make("job", 16<<20, 0)
 	must(t, err)
 	deep := filepath.Join(s.Work, strings.Repeat("d/", 1000))
 	must(t, os.MkdirAll(deep, 0o700))
@@ -226,7 +226,7 @@ func TestI9_WipeLeavesNothing(t *testing.T) {
 
 func TestI9_DropAssetsLeavesNoAsset(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	defer s.Wipe()
 	must(t, os.MkdirAll(filepath.Join(s.Staging, "application"), 0o755))
@@ -243,7 +243,7 @@ func TestI9_DropAssetsLeavesNoAsset(t *testing.T) {
 
 func TestPublishRenames(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	defer s.Wipe()
 	for _, name := range []string{"application", "inputs/a", "inputs/b"} {
@@ -268,7 +268,7 @@ func TestPublishRenames(t *testing.T) {
 func TestIDsThatAreNoName(t *testing.T) {
 	m, dir := maker(t)
 	for _, id := range []string{"", ".", "..", "a/b", "../a", "/", "/a", "a/"} {
-		if s, err := m.Make(id, 1<<20); err == nil || s != nil {
+		if s, err := m.Make(id, 1<<20, 0); err == nil || s != nil {
 			t.Errorf("%q: %v", id, s)
 		}
 	}
@@ -279,14 +279,14 @@ func TestIDsThatAreNoName(t *testing.T) {
 
 func TestAnIDIsTakenUntilItsSpaceIsWiped(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
-	if _, err := m.Make("job", 1<<20); !errors.Is(err, fs.ErrExist) {
+	if _, err := m.Make("job", 1<<20, 0); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("%v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(s.Own, "f"), nil, 0o600)) // the first is untouched
 	must(t, s.Wipe())
-	s, err = m.Make("job", 1<<20)
+	s, err = m.Make("job", 1<<20, 0)
 	must(t, err)
 	must(t, s.Wipe())
 }
@@ -296,11 +296,11 @@ func TestTwoSpacesShareNoUser(t *testing.T) {
 		t.Skip("an ordinary user has one user for all jobs")
 	}
 	m, _ := maker(t)
-	first, err := m.Make("first", 1<<20)
+	first, err := m.Make("first", 1<<20, 0)
 	must(t, err)
 	seen := map[int]bool{first.Owner: true}
 	for i := range 100 {
-		s, err := m.Make(fmt.Sprint(i), 1<<20)
+		s, err := m.Make(fmt.Sprint(i), 1<<20, 0)
 		must(t, err)
 		if seen[s.Owner] || s.Owner < 1<<30 {
 			t.Fatalf("user %d", s.Owner)
@@ -316,7 +316,7 @@ func TestMakeIsSafeForConcurrentUse(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			s, err := m.Make(fmt.Sprint(i), 1<<20)
+			s, err := m.Make(fmt.Sprint(i), 1<<20, 0)
 			if err == nil {
 				err = s.Wipe()
 			}
@@ -333,7 +333,7 @@ func TestMakeIsSafeForConcurrentUse(t *testing.T) {
 
 func TestFoldersOfOutputs(t *testing.T) {
 	m, _ := maker(t)
-	s, err := m.Make("job", 1<<20)
+	s, err := m.Make("job", 1<<20, 0)
 	must(t, err)
 	defer s.Wipe()
 	must(t, s.MakeWork("outputs/a/b"))

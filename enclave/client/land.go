@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,8 @@ type destination struct {
 	channel abi.Channel
 	path    string
 	tree    bool
+	// recipients are those that it is sealed to, sorted; nil if it comes plain.
+	recipients []string
 }
 
 // check says before the job runs why nothing could land there.
@@ -116,6 +119,9 @@ func (s *staged) discard() {
 func (d destination) stage(ctx context.Context, want abi.Artifact, from io.Reader) (_ *staged, err error) {
 	if (want.Kind == "tree") != d.tree {
 		return nil, fmt.Errorf("%w: %s is a %s", ErrMismatch, d.channel, want.Kind)
+	}
+	if !slices.Equal(want.Recipients, d.recipients) {
+		return nil, fmt.Errorf("%w: %s is sealed to others than the job says", ErrMismatch, d.channel)
 	}
 	s := &staged{destination: d}
 	defer func() {

@@ -79,6 +79,9 @@ outputs: {file: {save_to: out/deep/file}, tree: {save_to: out/tree}}
 `
 )
 
+// sealedJob is jobText, whose file is sealed.
+var sealedJob = strings.Replace(jobText, "out/deep/file", "out/deep/file, seal_to: [age1zfuwet82s9375u8w36yfs2c6mnv8n4h78x0ca0sh0p4fga9wlvnsu2weu9]", 1)
+
 // tarOf makes a tar stream of one entry.
 func tarOf(t *testing.T, h tar.Header, content string) []byte {
 	t.Helper()
@@ -232,7 +235,7 @@ func (l *liar) statement(t *testing.T) []byte {
 		Enclave:  receipt.Enclave{Realm: string(attest.RealmLocal), ModuleID: l.nsm.ModuleID(), Version: "0", Sequence: 1},
 		Executor: receipt.Executor{Walls: []string{}},
 		Started:  receipt.Time(time.Now()), Finished: receipt.Time(time.Now()),
-		Consented: []abi.Channel{"outputs.file", "outputs.tree"}, Policies: []abi.PolicyRef{}, Decisions: []receipt.Decision{},
+		Consented: []receipt.Consent{{Channel: "outputs.file"}, {Channel: "outputs.tree"}}, Policies: []abi.PolicyRef{}, Decisions: []receipt.Decision{},
 		Outcome: l.outcome, Assets: []abi.Asset{}, Released: []abi.Artifact{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.assets)) {

@@ -275,7 +275,8 @@ func (p *Package) destinations() []destination {
 	for _, name := range slices.Sorted(maps.Keys(p.job.Outputs)) {
 		all = append(all, destination{
 			at: "outputs." + name + ".save_to", channel: abi.Output(name), path: p.named.Resolve(p.job.Outputs[name].SaveTo),
-			tree: strings.HasSuffix(p.job.Application.Command.Outputs[name], "/"),
+			recipients: slices.Sorted(slices.Values(p.job.Outputs[name].SealTo)),
+			tree:       p.job.LandsAsFolder(name),
 		})
 	}
 	for _, log := range []struct {

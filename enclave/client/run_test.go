@@ -118,6 +118,9 @@ func TestLiar(t *testing.T) {
 		"record without the application":     {liar{record: func(r *receipt.Run) { r.Assets = []abi.Asset{} }}, client.ErrMismatch},
 		"record of an unverified asset":      {liar{record: func(r *receipt.Run) { r.Assets[0].Verified = false }}, client.ErrMismatch},
 		"artifact that was not asked for":    {liar{record: unasked}, client.ErrMismatch},
+		"artifact that is sealed":            {liar{record: func(r *receipt.Run) { r.Released[0].Recipients = []string{"age1x"} }}, client.ErrMismatch},
+		"artifact sealed to another":         {liar{job: sealedJob, record: func(r *receipt.Run) { r.Released[0].Recipients = []string{"age1x"} }}, client.ErrMismatch},
+		"artifact that is not sealed":        {liar{job: sealedJob}, client.ErrMismatch},
 		"artifact of another kind":           {liar{record: func(r *receipt.Run) { r.Released[0].Kind = "tree" }}, client.ErrMismatch},
 		"no receipt of a job that succeeded": {liar{handle: answers("/receipt", order)}, client.ErrMismatch},
 		"receipt without end":                {liar{handle: answers("/receipt", endless)}, nil},
@@ -157,7 +160,7 @@ func otherPolicies(r *receipt.Run) {
 
 func unasked(r *receipt.Run) {
 	r.Released[0].Channel = "logs.stderr"
-	r.Consented = append(r.Consented, "logs.stderr")
+	r.Consented = append(r.Consented, receipt.Consent{Channel: "logs.stderr"})
 }
 
 func order(w http.ResponseWriter, _ *http.Request) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/envelope"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -112,9 +113,9 @@ func DecodeCredentials(raw []byte) (Credentials, error) {
 
 // Admission says that every policy admitted the job.
 type Admission struct {
-	Consented []abi.Channel `json:"consented"`
-	Need      queue.Need    `json:"need"`
-	Memory    queue.Balance `json:"memory"`
+	Consented []receipt.Consent `json:"consented"`
+	Need      queue.Need        `json:"need"`
+	Memory    queue.Balance     `json:"memory"`
 }
 
 // Progress is one phase; with the last one comes the result.

@@ -148,6 +148,10 @@ type Artifact struct {
 	// Bytes sums the content of all files; Files counts them.
 	Bytes int64 `json:"bytes"`
 	Files int   `json:"files"`
+	// Recipients are the age recipients to whom it is sealed before it leaves; nil for one that
+	// leaves plain. A policy judges what is sealed; a receipt has the kind, digest and size of the
+	// age file.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 // Decision is a policy's answer. The zero Decision denies.
@@ -159,8 +163,9 @@ type Decision struct {
 	Channels []Channel `json:"channels,omitempty"`
 	// Caps, at admit, bounds the bytes of a consented channel.
 	Caps map[Channel]int64 `json:"caps,omitempty"`
-	// Recipients, at admit, restricts whom outputs may be sealed to: nil leaves it open, an
-	// empty list accepts nobody (so it is written, and only nil is left out).
+	// Recipients, at admit, restricts whom outputs go to: each must be sealed to some of them and to
+	// nobody else. Nil leaves it open, plain outputs too; an empty list accepts nobody (so it is
+	// written, and only nil is left out).
 	Recipients []string `json:"recipients,omitzero"`
 	// Redacted, at redact, names the channels whose artifact is to be replaced by what the policy
 	// wrote under [RedactedRoot].

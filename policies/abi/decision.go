@@ -15,7 +15,7 @@ const (
 	MaxDecisionBytes = 64 << 10
 	// MaxRecipients bounds a decision's recipients, maxRecipientBytes each of them.
 	MaxRecipients     = 64
-	maxRecipientBytes = 256
+	maxRecipientBytes = 2048
 )
 
 // DecodeDecision decodes what a policy wrote on standard output, strictly (see

@@ -71,7 +71,9 @@ impl Config {
         let names: Vec<&[u8]> = (0..header.len()).map(|i| header.field(i)).collect();
         let known = |name: &&[u8]| self.columns.iter().any(|c| c.as_bytes() == *name);
         let repeated = (1..names.len()).any(|i| names[..i].contains(&names[i]));
-        let group = names.iter().position(|name| *name == self.group_by.as_bytes());
+        let group = names
+            .iter()
+            .position(|name| *name == self.group_by.as_bytes());
         let (true, false, Some(group)) = (names.iter().all(known), repeated, group) else {
             return Err(Stop::Code("columns"));
         };
