@@ -41,16 +41,15 @@ library := $(bin)/library
 raw     := $(bin)/wasm
 
 commands := $(bin)/cloister $(image)/cloisterd $(image)/walls $(image)/policy $(image)/executors/cloister-executor
-policies := allow-all output-limits
 examples := csv-groups-go
 inrego   := csv-groups-rego
-modules  := $(policies:%=$(raw)/library/%.wasm) $(examples:%=$(raw)/examples/%.wasm) $(inrego:%=$(raw)/examples/%.wasm)
+modules  := $(examples:%=$(raw)/%.wasm) $(inrego:%=$(raw)/%.wasm)
 
 .PHONY: build
 build: $(commands) $(modules) ## bin/cloister, bin/enclave, bin/library and bin/examples
-	@rm -f $(filter-out $(modules),$(wildcard $(raw)/*/*.wasm))
-	@go run ./deploy/local/assemble library $(raw)/library policies/library $(library)
-	@go run ./deploy/local/assemble library $(raw)/examples examples/policies $(bin)/examples
+	@rm -f $(filter-out $(modules),$(wildcard $(raw)/*.wasm))
+	@go run ./deploy/local/assemble library policies/library $(library)
+	@go run ./deploy/local/assemble library examples/policies $(bin)/examples $(raw)
 	@go run ./deploy/local/assemble enclave deploy/local $(image)
 
 # Go knows best what is out of date: these run every time, and do nothing slow if nothing changed.
@@ -67,21 +66,15 @@ $(image)/executors/cloister-executor: force
 	@go build -o $@ ./cmd/cloister-executor
 
 # A module without a build id is linked anew by every `go build`, so that make decides instead.
-guest := $(wildcard policies/abi/*.go policies/sdk/*.go policies/sdk/only/*.go) go.mod go.sum $(bin)/.go
-$(raw)/library/%.wasm: policies/library/%/policy.go $(guest)
-	$(call gopolicy,policies/library/$*)
-$(raw)/examples/%.wasm: examples/policies/%/policy.go $(guest)
-	$(call gopolicy,examples/policies/$*)
-$(raw)/examples/%.wasm: examples/policies/%/policy.rego examples/policies/%/manifest.json go.mod
-	@echo "building $@"
-	@go run ./deploy/local/assemble rego examples/policies/$* $@
-$(foreach p,$(policies),$(eval $(raw)/library/$(p).wasm: $(wildcard policies/library/$(p)/*.go)))
-$(foreach p,$(examples),$(eval $(raw)/examples/$(p).wasm: $(wildcard examples/policies/$(p)/*.go)))
-define gopolicy
+guest := $(wildcard policies/abi/*.go policies/sdk/*.go) go.mod go.sum $(bin)/.go
+$(raw)/%.wasm: examples/policies/%/policy.go $(guest)
 	@mkdir -p $(@D)
 	@echo "building $@"
-	@GOOS=wasip1 GOARCH=wasm go build -ldflags='-s -w -buildid=' -o $@ ./$(1)
-endef
+	@GOOS=wasip1 GOARCH=wasm go build -ldflags='-s -w -buildid=' -o $@ ./examples/policies/$*
+$(raw)/%.wasm: examples/policies/%/policy.rego examples/policies/%/manifest.json go.mod
+	@echo "building $@"
+	@go run ./deploy/local/assemble rego examples/policies/$* $@
+$(foreach p,$(examples),$(eval $(raw)/$(p).wasm: $(wildcard examples/policies/$(p)/*.go)))
 
 # Changes when the version of Go does.
 $(bin)/.go: force

@@ -16,13 +16,14 @@
 // kind "tree". Files under self/ are the assets of the policy's owner, those under redacted/ what
 // it must write in the place of artifacts. The keys are point, config (JSON, "null" if left out), channels, assets (JSON, a
 // list as in a request; one plain application if left out), executor (its digest), sharing (how
-// many other jobs), expect and caps. Expect is one of
+// many other jobs), seal_to (JSON: the recipients of outputs by name, as in a job), expect, caps and
+// recipients. Expect is one of
 //
 //	allow [CHANNEL…]   with exactly these consents; at redact, with exactly these redacted
 //	deny [CODE]
 //	error              no decision: the policy fails, which counts as a denial
 //
-// and caps, JSON, are the caps that an admission must have, none if left out.
+// and caps and recipients, JSON, are what an admission must have, none if left out.
 //
 // The package owns the format. It runs nothing: a test asks a policy natively or through an
 // engine by way of [Fixture.Ask] and hands the answer to [Fixture.Check].
@@ -64,8 +65,10 @@ type Fixture struct {
 	assets   []abi.Asset
 	executor string
 	sharing  int
+	sealTo   map[string][]string
 	expect   []string
 	caps     map[abi.Channel]int64
+	accepts  []string
 	// What the policy finds, and what it must write.
 	artifacts, own, redacted fstest.MapFS
 }
@@ -104,7 +107,7 @@ func Load(dir string) ([]Fixture, error) {
 // Parse reads one fixture.
 func Parse(data []byte) (Fixture, error) {
 	archive := txtar.Parse(data)
-	f := Fixture{config: json.RawMessage("null"), executor: digest(nil), artifacts: fstest.MapFS{}, own: fstest.MapFS{}, redacted: fstest.MapFS{}}
+	f := Fixture{config: json.RawMessage("null"), sealTo: map[string][]string{}, executor: digest(nil), artifacts: fstest.MapFS{}, own: fstest.MapFS{}, redacted: fstest.MapFS{}}
 	var problems []error
 	for n, line := range strings.Split(string(archive.Comment), "\n") {
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
@@ -173,8 +176,12 @@ func (f *Fixture) set(key, value string) error {
 		if f.sharing, err = strconv.Atoi(value); err != nil || f.sharing < 0 {
 			return fmt.Errorf("sharing: %q is no number of jobs", value)
 		}
+	case "seal_to":
+		return abi.DecodeExact([]byte(value), maxFixture, &f.sealTo)
 	case "caps":
 		return json.Unmarshal([]byte(value), &f.caps)
+	case "recipients":
+		return json.Unmarshal([]byte(value), &f.accepts)
 	case "expect":
 		f.expect = strings.Fields(value)
 		if len(f.expect) == 0 || !slices.Contains([]string{"allow", "deny", "error"}, f.expect[0]) ||
@@ -198,14 +205,23 @@ func (f Fixture) Request() abi.Request {
 	}
 	return abi.Request{
 		ABI: abi.Version, Point: f.point,
-		Job: json.RawMessage(`{"version":1,"name":"fixture"}`), JobDigest: digest(nil),
+		Job: f.job(), JobDigest: digest(nil),
 		Executor: abi.Executor{Name: "python", Version: "1", Digest: f.executor},
 		Assets:   assets,
 		Policies: []abi.PolicyRef{{Module: digest(nil), Config: digest(f.config)}},
-		Config:   f.config, Channels: f.channels,
+		Config:   f.config, Channels: append([]abi.Channel{}, f.channels...), // a list, as the border has it, never null
 		Time: "2026-01-02T03:04:05Z", PCRs: map[string]string{}, Sharing: f.sharing,
 		Artifacts: f.described(),
 	}
+}
+
+// job is as much of a canonical job as fixtures say.
+func (f Fixture) job() json.RawMessage {
+	job, err := json.Marshal(map[string]any{"version": 1, "name": "fixture", "seal_to": f.sealTo})
+	if err != nil {
+		panic("policytest: a map of texts: " + err.Error()) // it has no other values
+	}
+	return job
 }
 
 // Answer is what a policy answered to a fixture.
@@ -261,6 +277,9 @@ func (f Fixture) described() []abi.Artifact {
 		a := found[abi.Channel(channel)]
 		if a == nil {
 			a = &abi.Artifact{Channel: abi.Channel(channel), Kind: "file", Digest: digest(content)}
+			if output, ok := a.Channel.OutputName(); ok {
+				a.Recipients = f.sealTo[output]
+			}
 			found[a.Channel] = a
 		}
 		if inside {
@@ -292,6 +311,9 @@ func (f Fixture) Check(a Answer, manifest abi.Manifest) error {
 	}
 	if err == nil && !maps.Equal(decision.Caps, f.caps) {
 		return fmt.Errorf("caps %v, expected %v", decision.Caps, f.caps)
+	}
+	if err == nil && (!slices.Equal(decision.Recipients, f.accepts) || (decision.Recipients == nil) != (f.accepts == nil)) {
+		return fmt.Errorf("recipients %v, expected %v", decision.Recipients, f.accepts)
 	}
 	if err != nil && decision.Allow {
 		return errors.New("an error came with a decision that allows")

@@ -33,16 +33,16 @@ import (
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
-const usage = `usage: assemble library RAW SOURCES LIBRARY   pack RAW/*.wasm and SOURCES/NAME/NAME.wasm with SOURCES/NAME/manifest.json
-       assemble rego SOURCE MODULE              compile the policy in the folder SOURCE
-       assemble enclave SOURCES IMAGE           add manifests, the profile and etc to the folder IMAGE
+const usage = `usage: assemble library SOURCES LIBRARY [RAW]   pack SOURCES/NAME/NAME.wasm and RAW/*.wasm with SOURCES/NAME/manifest.json
+       assemble rego SOURCE MODULE                compile the policy in the folder SOURCE
+       assemble enclave SOURCES IMAGE             add manifests, the profile and etc to the folder IMAGE
 `
 
 func run(args []string, stderr io.Writer) int {
 	var err error
 	switch {
-	case len(args) == 4 && args[0] == "library":
-		err = library(args[1], args[2], args[3])
+	case (len(args) == 3 || len(args) == 4) && args[0] == "library":
+		err = library(args[1], args[2], args[3:])
 	case len(args) == 3 && args[0] == "rego":
 		err = compile(args[1], args[2])
 	case len(args) == 3 && args[0] == "enclave":
@@ -58,22 +58,27 @@ func run(args []string, stderr io.Writer) int {
 	return 0
 }
 
-// library packs every module of the folder raw, and every one that is checked in beside its source,
-// into the folder out. What else out holds under the name of a module goes: a policy that was removed
-// must not stay in anybody's library.
-func library(raw, sources, out string) error {
-	modules, err := filepath.Glob(filepath.Join(raw, "*.wasm"))
+// library packs every module that is checked in beside its source, and every one of the folder raw if
+// there is one, into the folder out. What else out holds under the name of a module goes: a policy that
+// was removed must not stay in anybody's library.
+func library(sources, out string, raw []string) error {
+	modules, err := filepath.Glob(filepath.Join(sources, "*", "*.wasm"))
 	if err != nil {
 		return err
+	}
+	for _, dir := range raw {
+		built, err := filepath.Glob(filepath.Join(dir, "*.wasm"))
+		if err != nil {
+			return err
+		}
+		if len(built) == 0 {
+			return fmt.Errorf("%s holds no module", dir)
+		}
+		modules = append(modules, built...)
 	}
 	if len(modules) == 0 {
-		return fmt.Errorf("%s holds no module", raw)
+		return fmt.Errorf("%s holds no module", sources)
 	}
-	checkedIn, err := filepath.Glob(filepath.Join(sources, "*", "*.wasm"))
-	if err != nil {
-		return err
-	}
-	modules = append(modules, checkedIn...)
 	keep := map[string]bool{}
 	for _, path := range modules {
 		name := filepath.Base(path)

@@ -48,14 +48,21 @@ func must(t *testing.T, args ...string) {
 // TestLibrary: a module is packed, a second time writes nothing, and a policy that is gone goes.
 func TestLibrary(t *testing.T) {
 	raw, out := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(raw, "allow-all.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
+	put(t, filepath.Join(raw, "built.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
+	folder := t.TempDir()
+	put(t, filepath.Join(folder, "built", "manifest.json"), read(t, sources+"/size-cap/manifest.json"))
+	put(t, filepath.Join(folder, "size-cap", "manifest.json"), read(t, sources+"/size-cap/manifest.json"))
+	put(t, filepath.Join(folder, "size-cap", "size-cap.wasm"), read(t, sources+"/size-cap/size-cap.wasm"))
 	put(t, filepath.Join(out, "gone.wasm"), nil)
-	must(t, "library", raw, sources, out)
+	must(t, "library", folder, out, raw)
 
 	packed := filepath.Join(out, "size-cap.wasm")
 	m, err := policies.ReadManifest(read(t, packed))
 	if err != nil || m.Name != "size-cap" {
 		t.Errorf("the packed module's manifest: name %q, error %v", m.Name, err)
+	}
+	if _, err := os.Stat(filepath.Join(out, "built.wasm")); err != nil {
+		t.Errorf("a policy that was built: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(out, "gone.wasm")); err == nil {
 		t.Error("a policy without a source stays in the library")
@@ -65,7 +72,7 @@ func TestLibrary(t *testing.T) {
 	if err := os.Chtimes(packed, long, long); err != nil {
 		t.Fatal(err)
 	}
-	must(t, "library", raw, sources, out)
+	must(t, "library", folder, out, raw)
 	if info, err := os.Stat(packed); err != nil || !info.ModTime().Equal(long) {
 		t.Errorf("an unchanged module was written again (%v)", err)
 	}
@@ -107,8 +114,9 @@ func TestRefuses(t *testing.T) {
 		status int
 		args   []string
 	}{
-		"a library of nothing":         {1, []string{"library", empty, sources, t.TempDir()}},
-		"a module without a manifest":  {1, []string{"library", unknown, sources, t.TempDir()}},
+		"a library of nothing":         {1, []string{"library", empty, t.TempDir()}},
+		"nothing was built":            {1, []string{"library", sources, t.TempDir(), empty}},
+		"a module without a manifest":  {1, []string{"library", sources, t.TempDir(), unknown}},
 		"an image without an executor": {1, []string{"enclave", folder, empty}},
 		"an image without a profile":   {1, []string{"enclave", filepath.Join(empty, "none"), empty}},
 		"another command":              {2, []string{"all"}},

@@ -16,7 +16,7 @@ use cloister::csv::{Reader, Row, Stop};
 use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, releases_output, run};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Bounds the distinct values of the column to group by.
@@ -31,8 +31,8 @@ struct Config {
     /// The columns that a file may have.
     columns: Vec<String>,
     /// What every value of a column must match as a whole.
-    #[serde(default)]
-    patterns: HashMap<String, String>,
+    #[serde(default, deserialize_with = "cloister::once")]
+    patterns: BTreeMap<String, String>,
     /// The outputs that may leave; without it every output of the job.
     outputs: Option<Vec<String>>,
     /// The least number of rows that a file has; with group_by, that each value of that column has.

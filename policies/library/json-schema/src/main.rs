@@ -126,7 +126,8 @@ impl Rules {
 fn refers(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => fields.iter().any(|(name, inside)| {
-            matches!(name.as_str(), "$ref" | "$dynamicRef" | "$recursiveRef" | "$id" | "$vocabulary" | "$schema") || refers(inside)
+            matches!(name.as_str(), "$ref" | "$dynamicRef" | "$recursiveRef" | "$id" | "$vocabulary" | "$schema")
+                || refers(inside)
         }),
         Value::Array(items) => items.iter().any(refers),
         _ => false,

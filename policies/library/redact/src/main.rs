@@ -18,7 +18,7 @@ use cloister::files::{CHUNK, fill, replacement};
 use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, releases, run};
 use regex::bytes::{NoExpand, Regex, RegexBuilder};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 
@@ -34,8 +34,8 @@ struct Config {
     #[serde(default)]
     drop: Vec<String>,
     /// Columns of numbers, and how many decimals they keep.
-    #[serde(default)]
-    round: HashMap<String, usize>,
+    #[serde(default, deserialize_with = "cloister::once")]
+    round: BTreeMap<String, usize>,
     #[serde(default)]
     patterns: Vec<Pattern>,
 }
@@ -142,7 +142,11 @@ impl<'a> Rules<'a> {
         let all: Vec<String> = config.patterns.iter().map(|p| format!("(?:{})", p.pattern)).collect();
         let looks = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&all.join("|"))?;
         let any = looks.properties().look_set().is_empty() && !all.is_empty();
-        let any = if any { Some(RegexBuilder::new(&all.join("|")).unicode(false).size_limit(2 << 20).build()?) } else { None };
+        let any = if any {
+            Some(RegexBuilder::new(&all.join("|")).unicode(false).size_limit(2 << 20).build()?)
+        } else {
+            None
+        };
         if config.round.values().any(|&d| d > 12) {
             return Err("config.round: more than 12 decimals".into());
         }
@@ -193,7 +197,12 @@ impl<'a> Rules<'a> {
         Ok(())
     }
 
-    fn row(&self, row: &Row, plan: impl Iterator<Item = Option<Option<usize>>>, line: &mut Vec<u8>) -> Result<(), Error> {
+    fn row(
+        &self,
+        row: &Row,
+        plan: impl Iterator<Item = Option<Option<usize>>>,
+        line: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let mut first = true;
         for (i, what) in plan.enumerate() {
             let Some(decimals) = what else { continue };
@@ -203,7 +212,10 @@ impl<'a> Rules<'a> {
             first = false;
             match decimals {
                 Some(d) if !row.field(i).is_empty() => {
-                    let number: f64 = std::str::from_utf8(row.field(i)).ok().and_then(|t| t.parse().ok()).ok_or_else(|| denied("not-a-number"))?;
+                    let number: f64 = std::str::from_utf8(row.field(i))
+                        .ok()
+                        .and_then(|t| t.parse().ok())
+                        .ok_or_else(|| denied("not-a-number"))?;
                     if !number.is_finite() {
                         return Err(denied("not-a-number"));
                     }
@@ -289,7 +301,11 @@ fn is_rounded(text: &[u8], decimals: usize) -> bool {
     let whole = parts.next().unwrap_or(b"");
     let part = parts.next().unwrap_or(b"");
     let digits = |t: &[u8]| t.iter().all(u8::is_ascii_digit);
-    parts.next().is_none() && digits(whole) && digits(part) && part.len() <= decimals && (text.is_empty() || !whole.is_empty())
+    parts.next().is_none()
+        && digits(whole)
+        && digits(part)
+        && part.len() <= decimals
+        && (text.is_empty() || !whole.is_empty())
 }
 
 /// Writes a field, in quotes where it needs them.

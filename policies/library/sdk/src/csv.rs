@@ -127,7 +127,17 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(from: File) -> Reader {
-        Reader { from, buf: vec![0; CHUNK], at: 0, have: 0, ended: false, data: Vec::new(), ends: Vec::new(), width: 0, quoted: false }
+        Reader {
+            from,
+            buf: vec![0; CHUNK],
+            at: 0,
+            have: 0,
+            ended: false,
+            data: Vec::new(),
+            ends: Vec::new(),
+            width: 0,
+            quoted: false,
+        }
     }
 
     /// Moves what is unread to the front and reads on. False: there is nothing more.

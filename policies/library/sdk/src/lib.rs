@@ -7,10 +7,13 @@ pub mod csv;
 pub mod files;
 pub mod only;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{Read, Write};
+use std::marker::PhantomData;
 
 /// What a policy fails with. Its text goes nowhere.
 pub type Error = Box<dyn std::error::Error>;
@@ -30,6 +33,8 @@ pub enum Point {
 pub struct Request {
     pub abi: u32,
     pub point: Point,
+    #[serde(default)]
+    pub job: Job,
     pub executor: Executor,
     pub assets: Vec<Asset>,
     pub config: Box<RawValue>,
@@ -38,6 +43,14 @@ pub struct Request {
     pub sharing: u32,
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
+}
+
+/// The canonical job; what no policy of this library looks at is left out.
+#[derive(Deserialize, Default)]
+pub struct Job {
+    /// To whom each output is sealed, by its name; one that is not in it leaves in plain.
+    #[serde(default)]
+    pub seal_to: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +76,8 @@ pub struct Artifact {
     pub channel: String,
     pub kind: String,
     pub bytes: u64,
+    /// To whom it is sealed; None for one that leaves in plain.
+    pub recipients: Option<Vec<String>>,
 }
 
 impl Artifact {
@@ -81,6 +96,8 @@ pub struct Decision {
     pub channels: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub caps: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub redacted: Vec<String>,
 }
@@ -127,10 +144,35 @@ impl Request {
     }
 
     /// The policy's configuration. A type of the library refuses unknown fields; repeated ones are
-    /// refused by every type.
+    /// refused by every type, and in a map by [once].
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
         Ok(serde_json::from_str(self.config.get())?)
     }
+}
+
+/// Reads a map in which no key stands twice: `#[serde(deserialize_with = "cloister::once")]`.
+pub fn once<'de, D: Deserializer<'de>, V: Deserialize<'de>>(from: D) -> Result<BTreeMap<String, V>, D::Error> {
+    struct Once<V>(PhantomData<V>);
+
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Once<V> {
+        type Value = BTreeMap<String, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((key, value)) = pairs.next_entry()? {
+                if map.insert(key, value).is_some() {
+                    return Err(A::Error::custom("a key stands twice"));
+                }
+            }
+            Ok(map)
+        }
+    }
+
+    from.deserialize_map(Once(PhantomData))
 }
 
 /// Answers the one question on standard input and ends the process.
