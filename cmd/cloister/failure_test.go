@@ -141,3 +141,14 @@ func TestWantsJSON(t *testing.T) {
 		}
 	}
 }
+
+// A policy that answers one fixture in two ways is none that an enclave should have.
+func TestAnswersThatDiffer(t *testing.T) {
+	if err := same("f", `{"allow":true}`, `{"allow":true}`); err != nil {
+		t.Error(err)
+	}
+	f, ok := errors.AsType[*failure](same("f", `{"allow":true}`, `{"allow":false}`))
+	if !ok || f.status != statusUsage || !strings.Contains(f.message, `f: asked twice it answers {"allow":true}, and then {"allow":false}`) {
+		t.Errorf("%+v", f)
+	}
+}

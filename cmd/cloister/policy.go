@@ -49,18 +49,22 @@ func policyWorkerCommand() *cobra.Command {
 }
 
 const aboutCheck = `Check loads a policy as an enclave does, and prints what it is: size, imports, exports, the codes
-that it can answer, and whether it takes a configuration. --config holds one against its schema.
+that it can answer, and whether it takes a configuration. --config holds one against its schema. With
+--fixtures it asks every fixture of a folder twice, in two processes, and compares the answers.
 Exit status: 0 an enclave takes it · 2 it does not`
 
 func (a *app) policyCheckCommand() *cobra.Command {
-	var config string
+	var config, fixtures string
 	c := &cobra.Command{
 		Use: "check POLICY.wasm", Short: "Say what a policy is, and whether an enclave takes it", Long: aboutCheck,
-		Example: "  cloister policy check mine.wasm --config config.json",
+		Example: "  cloister policy check mine.wasm --config config.json --fixtures fixtures/",
 		Args:    takes("cloister policy check POLICY.wasm", 1),
-		RunE:    func(c *cobra.Command, args []string) error { return a.checkPolicy(c.Context(), args[0], config) },
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.checkPolicy(c.Context(), args[0], config, fixtures)
+		},
 	}
 	c.Flags().StringVar(&config, "config", "", "a configuration to check: JSON, or a file that holds it")
+	c.Flags().StringVar(&fixtures, "fixtures", "", "a folder of fixtures to ask twice")
 	return c
 }
 

@@ -29,6 +29,8 @@ type checkReport struct {
 	LoadTime float64      `json:"load_ms"`
 	Memory   memoryReport `json:"memory"`
 	Rego     *regoReport  `json:"rego,omitempty"`
+	// Repeats counts the fixtures that were asked twice.
+	Repeats int `json:"repeats,omitempty"`
 }
 
 // regoReport is what a module that OPA built has beside others.
@@ -42,7 +44,8 @@ type memoryReport struct {
 	Bytes int64 `json:"begins_with_bytes"`
 }
 
-func (a *app) checkPolicy(ctx context.Context, path, config string) error {
+// checkPolicy loads a policy, and asks it the fixtures of a folder if one is given.
+func (a *app) checkPolicy(ctx context.Context, path, config, fixtures string) error {
 	return withPolicies(ctx, []string{path}, func(all []tried) error {
 		p := all[0]
 		shape, err := module.Scan(p.binary)
@@ -59,6 +62,11 @@ func (a *app) checkPolicy(ctx context.Context, path, config string) error {
 			}
 		}
 		r := report(p, shape)
+		if fixtures != "" {
+			if r.Repeats, err = repeats(ctx, p, fixtures); err != nil {
+				return err
+			}
+		}
 		if a.json {
 			printJSON(a.stdout, r)
 			return nil
@@ -80,8 +88,41 @@ func (a *app) checkPolicy(ctx context.Context, path, config string) error {
 		default:
 			say(w, "config    takes none\n")
 		}
+		if r.Repeats > 0 {
+			say(w, "repeats   the answer to each of %d fixtures, in another process\n", r.Repeats)
+		}
 		return nil
 	})
+}
+
+// repeats asks a policy every fixture of a folder twice, in two processes, and says how many there are.
+// Every answer must come twice, and so must what it writes.
+func repeats(ctx context.Context, p tried, dir string) (n int, err error) {
+	fixtures, err := loadFixtures(dir)
+	if err != nil {
+		return 0, err
+	}
+	return len(fixtures), withPolicies(ctx, []string{p.path}, func(again []tried) error {
+		for _, f := range fixtures {
+			first, second := answer(ctx, p, f), answer(ctx, again[0], f)
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			if err := same(f.Name, first, second); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// same says that two answers to one fixture differ.
+func same(fixture, first, second string) error {
+	if first == second {
+		return nil
+	}
+	return usage("a decision is a function of the request and of the files around it; it must not end at a limit either",
+		"%s: asked twice it answers %s, and then %s", fixture, printable(first), printable(second))
 }
 
 func report(p tried, shape module.Shape) checkReport {

@@ -202,11 +202,15 @@ func (a *app) diffPolicies(ctx context.Context, before, after, dir string) error
 	})
 }
 
-// answer is a verdict in one line.
+// answer is a verdict in one line, with a digest of what the policy wrote.
 func answer(ctx context.Context, p tried, f policytest.Fixture) string {
 	answer, _ := p.ask(ctx, f)
 	if answer.Err != nil {
 		return "no valid answer, which denies"
 	}
-	return compact(answer.Decision)
+	said := compact(answer.Decision)
+	if redaction := answer.Redaction(); redaction != "" {
+		said += ", and what it wrote is " + redaction
+	}
+	return said
 }

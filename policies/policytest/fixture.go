@@ -245,6 +245,23 @@ func (f Fixture) Ask(decide func(abi.Request, abi.Files) (abi.Decision, error)) 
 	return a
 }
 
+// Redaction is a digest over what the policy wrote in the place of the channels that it named, names and
+// content; empty if it named none.
+func (a Answer) Redaction() string {
+	if a.Err != nil || len(a.Decision.Redacted) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(a.written.files)) {
+		if channel, _, _ := strings.Cut(name, "/"); slices.Contains(a.Decision.Redacted, abi.Channel(channel)) {
+			content := a.written.files[name].Bytes()
+			_, _ = fmt.Fprintf(h, "%q %d\n", name, len(content)) // a hash takes everything
+			h.Write(content)
+		}
+	}
+	return fmt.Sprintf("sha256:%x", h.Sum(nil))
+}
+
 // CheckAll asks every fixture of a folder, and reports each that fails. The policy's manifest is in a file.
 func CheckAll(dir, manifestFile string, decide func(abi.Request, abi.Files) (abi.Decision, error)) error {
 	text, err := os.ReadFile(manifestFile)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
@@ -139,6 +140,7 @@ id,name
 	if err != nil {
 		t.Fatal(err)
 	}
+	redactions := map[string]string{}
 	for _, row := range []struct {
 		rule    string
 		name    string
@@ -165,6 +167,40 @@ id,name
 		err := f.Check(answer, abi.Manifest{Redacts: []abi.Channel{abi.AnyOutput}})
 		if (err == nil) != (row.problem == "") || err != nil && !strings.Contains(err.Error(), row.problem) {
 			t.Errorf("%s: %v", row.rule, err)
+		}
+		redaction := answer.Redaction()
+		if before := redactions[redaction]; redaction == "" != (row.answers == nil) || before != "" {
+			t.Errorf("%s: what was written is %q, as with %q", row.rule, redaction, before)
+		}
+		redactions[redaction] = row.rule
+	}
+}
+
+// TestSealedOutputs: a fixture says to whom outputs are sealed, and whom an admission must accept.
+func TestSealedOutputs(t *testing.T) {
+	text := "seal_to: {\"a\": [\"age1x\"]}\nchannels: outputs.a outputs.b\n"
+	f, err := policytest.Parse([]byte("point: egress\nexpect: allow\n" + text + "-- outputs.a --\n-- outputs.b --\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.Request()
+	if a, b := r.Artifacts[0].Recipients, r.Artifacts[1].Recipients; !slices.Equal(a, []string{"age1x"}) || b != nil {
+		t.Errorf("recipients %v and %v", a, b)
+	}
+	if !strings.Contains(string(r.Job), `"seal_to":{"a":["age1x"]}`) {
+		t.Errorf("job %s", r.Job)
+	}
+	if f, err = policytest.Parse([]byte("point: admit\nexpect: allow outputs.a\nrecipients: [\"age1x\"]\n" + text)); err != nil {
+		t.Fatal(err)
+	}
+	d := abi.Decision{Allow: true, Channels: []abi.Channel{"outputs.a"}}
+	for _, row := range []struct {
+		recipients []string
+		good       bool
+	}{{[]string{"age1x"}, true}, {[]string{"age1y"}, false}, {[]string{}, false}, {nil, false}} {
+		d.Recipients = row.recipients
+		if err := check(f, d, nil, abi.Manifest{}); (err == nil) != row.good {
+			t.Errorf("accepts %v: %v", row.recipients, err)
 		}
 	}
 }
