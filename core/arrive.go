@@ -29,7 +29,7 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	}
 	j.patience.hold()
 	defer func() { err = j.arrived(err) }()
-	p, err := j.runner.cfg.Policies.Load(ctx, module)
+	p, err := j.load(ctx, module)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -50,6 +50,17 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	j.mu.Unlock()
 	j.modules.fill(digest)
 	return nil
+}
+
+// load loads a policy's module, one of the job's at a time: all jobs share the processes that do it.
+func (j *Job) load(ctx context.Context, module []byte) (Policy, error) {
+	select {
+	case j.loading <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-j.loading }()
+	return j.runner.cfg.Policies.Load(ctx, module)
 }
 
 // isUnavailable reports whether the machine is at fault, and not what was sent.

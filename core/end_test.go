@@ -150,10 +150,9 @@ func TestABadModuleEndsTheJob(t *testing.T) {
 			loading, failed := make(chan struct{}), make(chan error, 1)
 			e.Policies.Loading = func(ctx context.Context, module string) error {
 				if module != "allow" {
-					<-loading
+					close(loading)
 					return nil
 				}
-				close(loading)
 				<-ctx.Done() // of the job, as nobody else ends it
 				return ctx.Err()
 			}
@@ -161,7 +160,10 @@ func TestABadModuleEndsTheJob(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			go func() { failed <- j.PutModule(context.Background(), coretest.Digest("allow"), []byte("allow")) }()
+			go func() {
+				<-loading // wherever this one is by then, it ends with the job
+				failed <- j.PutModule(context.Background(), coretest.Digest("allow"), []byte("allow"))
+			}()
 			err = j.PutModule(t.Context(), coretest.Digest("bad"), []byte("bad"))
 			is(t, err, core.ErrInvalid)
 			if err == nil || !strings.Contains(err.Error(), test.where) {

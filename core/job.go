@@ -37,6 +37,8 @@ type Job struct {
 	// arriving are the calls that bring something, leaving those that take something away.
 	arriving, leaving gate
 	admitted, done    chan struct{}
+	// loading is held while a policy is loaded.
+	loading chan struct{}
 
 	mu        sync.Mutex
 	policies  map[string]Policy
@@ -58,6 +60,7 @@ func newJob(r *Runner, s Submission, spec *jobspec.Canonical, info abi.Executor,
 	j := &Job{
 		runner: r, sub: s, spec: spec, token: newToken(), reserved: reserved,
 		admitted: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
+		loading:  make(chan struct{}, 1),
 		policies: map[string]Policy{}, sealed: map[string]*sealedAsset{},
 	}
 	j.ctx, j.cancel = context.WithCancelCause(context.Background())

@@ -1,11 +1,13 @@
 package core_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/coretest"
@@ -211,5 +213,45 @@ func TestEntriesCountAsMemory(t *testing.T) {
 	}
 	if more := needs["sealed"] - needs["plain"]; more < envelope.MaxModule+envelope.MaxHeader {
 		t.Errorf("a sealed asset takes %d bytes more", more)
+	}
+}
+
+// TestAJobLoadsOnePolicyAtATime: all jobs share the processes that load, so one with many modules takes no
+// more of them at once than one with two.
+func TestAJobLoadsOnePolicyAtATime(t *testing.T) {
+	e := allowing(t, writes(0))
+	entered, proceed := make(chan string), make(chan struct{})
+	e.Policies.Loading = func(_ context.Context, module string) error {
+		entered <- module
+		<-proceed
+		return nil
+	}
+	e.Policies.Known["first"], e.Policies.Known["second"] = &coretest.Policy{}, &coretest.Policy{}
+	j, err := e.Runner.Submit(coretest.Simple("job", "first", "second").Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	put := func(module string) { done <- j.PutModule(t.Context(), coretest.Digest(module), []byte(module)) }
+	go put("first")
+	if got := <-entered; got != "first" {
+		t.Fatalf("loads %s", got)
+	}
+	go put("second")
+	select {
+	case <-entered:
+		t.Error("a second one is loaded meanwhile")
+	case <-time.After(50 * time.Millisecond):
+	}
+	proceed <- struct{}{}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := <-entered; got != "second" {
+		t.Errorf("loads %s", got)
+	}
+	close(proceed)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -73,7 +73,7 @@ func (j *Job) readFront(ctx context.Context, claim Claim, front []byte) (*sealed
 	if err := j.fits(claim, h); err != nil {
 		return nil, err
 	}
-	policy, err := j.runner.cfg.Policies.Load(ctx, bundle.Module)
+	policy, err := j.load(ctx, bundle.Module)
 	if err != nil {
 		return nil, fmt.Errorf("its policy: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -50,7 +52,7 @@ func withPolicies(ctx context.Context, paths []string, use func([]tried) error) 
 }
 
 // startWorker starts this command again as a policy worker. It has no sandbox around it, which not every
-// machine gives; it gives up what it does not need by itself.
+// machine gives; it gives up what it does not need by itself, and has as much memory.
 func startWorker(_ context.Context, end *os.File) (worker.Process, error) {
 	cmd := exec.Command("/proc/self/exe", "policy", "worker") // it ends with its connection
 	cmd.Args[0] = "cloister"
@@ -59,7 +61,12 @@ func startWorker(_ context.Context, end *os.File) (worker.Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return plainWorker{cmd}, nil
+	w := plainWorker{cmd}
+	limit := unix.Rlimit{Cur: worker.Memory, Max: worker.Memory} // before it is told of a module
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &limit, nil); err != nil {
+		return nil, errors.Join(err, w.Kill(), cmd.Wait())
+	}
+	return w, nil
 }
 
 // plainWorker is a worker without a sandbox.

@@ -109,7 +109,7 @@ func (m machine) policyWorkers() (*worker.Pool, error) {
 	if m.distinct {
 		owner = firstWorker
 	}
-	return worker.New(worker.Config{Start: worker.Walled(worker.Walls{
+	return worker.New(worker.Config{Workers: m.workers(), Start: worker.Walled(worker.Walls{
 		Executable: filepath.Join(image.Dir, image.PolicyWorker), Init: filepath.Join(image.Dir, image.Walls),
 		Root: empty, FirstOwner: owner,
 	})}), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/keys"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/worker"
 )
 
 // maxProfile bounds the profile in bytes.
@@ -103,15 +104,25 @@ type machine struct {
 	distinct bool
 }
 
-// kept is what the enclave keeps of the memory for itself, its policies and its kernel: a
-// quarter, at most 512 MiB.
+// What the enclave keeps of the memory: for itself and its kernel a quarter, at most 512 MiB, and for
+// policy workers an eighth.
 const (
 	keptShare = 4
 	keptMost  = 512 << 20
+
+	workersShare            = 8
+	fewWorkers, manyWorkers = 2, 16
 )
 
+// workers is how many policy workers there may be.
+func (m machine) workers() int {
+	return int(min(max(m.memory/workersShare/worker.Memory, fewWorkers), manyWorkers))
+}
+
 // forJobs is what jobs may use together.
-func (m machine) forJobs() int64 { return m.memory - min(m.memory/keptShare, keptMost) }
+func (m machine) forJobs() int64 {
+	return max(0, m.memory-min(m.memory/keptShare, keptMost)-int64(m.workers())*worker.Memory)
+}
 
 func readMachine() (machine, error) {
 	users, err := os.ReadFile("/proc/self/uid_map")

@@ -121,7 +121,7 @@ func TestMemory(t *testing.T) {
 
 func TestTheEnclaveKeepsSomeMemoryForItself(t *testing.T) {
 	for memory, want := range map[int64]int64{
-		0: 0, 1 << 30: 3 << 28, 8 << 30: 8<<30 - 512<<20, math.MaxInt64: math.MaxInt64 - 512<<20,
+		0: 0, 1 << 30: 128 << 20, 8 << 30: 8<<30 - 512<<20 - 3*320<<20, math.MaxInt64: math.MaxInt64 - 512<<20 - 16*320<<20,
 	} {
 		if got := boot.ForJobs(memory); got != want {
 			t.Errorf("of %d: %d, want %d", memory, got, want)

@@ -109,7 +109,7 @@ func (f *fleet) take(ctx context.Context) (*worker, error) {
 			return w, err
 		}
 		if start {
-			return f.launch()
+			return f.launch(ctx)
 		}
 		select {
 		case <-changed:
@@ -131,7 +131,7 @@ func (f *fleet) poll(late bool) (w *worker, start bool, changed <-chan struct{},
 	for len(f.idle) > 0 {
 		last := len(f.idle) - 1
 		w, f.idle = f.idle[last], f.idle[:last]
-		if !w.dead.Load() {
+		if f.pool.room.use(w) {
 			return w, false, nil, nil
 		}
 		f.running--
@@ -144,8 +144,8 @@ func (f *fleet) poll(late bool) (w *worker, start bool, changed <-chan struct{},
 }
 
 // launch starts a worker that poll made room for.
-func (f *fleet) launch() (*worker, error) {
-	w, manifest, err := f.pool.launch(f.module)
+func (f *fleet) launch(ctx context.Context) (*worker, error) {
+	w, manifest, err := f.pool.launch(ctx, f.module)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err == nil && f.closed {
@@ -171,6 +171,7 @@ func (f *fleet) give(w *worker) {
 	if w.dead.Load() {
 		f.running--
 	} else {
+		f.pool.room.rest(w)
 		f.idle = append(f.idle, w)
 	}
 	f.tell()
@@ -187,7 +188,7 @@ func (f *fleet) close() {
 	defer f.mu.Unlock()
 	f.closed = true
 	for _, w := range f.idle {
-		w.kill()
+		f.pool.room.drop(w)
 	}
 	f.idle = nil
 	f.tell()

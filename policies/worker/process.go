@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"sync"
@@ -32,6 +33,10 @@ type worker struct {
 	// is still heard.
 	using sync.Mutex
 	conn  *wire.Conn
+	// place is where it is among the idle, nil while it is used; evicted says that it was ended for its
+	// place. Both are the room's.
+	place   *list.Element
+	evicted bool
 }
 
 // bury closes the connection of a process that has ended.

@@ -18,9 +18,11 @@ type Walls struct {
 	FirstOwner int
 }
 
-// Of one worker. Its policy's own memory is bounded inside.
+// Memory bounds one worker, with the engine, what it compiled and its policy's own memory, which is
+// bounded inside as well. Compiling 12 MB of WebAssembly takes some 190 MiB.
+const Memory = 320 << 20
+
 const (
-	workerMemory  = 1 << 30
 	workerThreads = 64
 	workerFiles   = 512
 	// owners is how many users workers are spread over.
@@ -41,7 +43,7 @@ func Walled(cfg Walls) func(context.Context, *os.File) (Process, error) {
 			Mounts: []sandbox.Mount{{Source: cfg.Executable, Target: "/policy"}},
 			Path:   "/policy",
 			Owner:  owner,
-			Limits: sandbox.Limits{Memory: workerMemory, Processes: workerThreads, OpenFiles: workerFiles, CPUs: 1},
+			Limits: sandbox.Limits{Memory: Memory, Processes: workerThreads, OpenFiles: workerFiles, CPUs: 1},
 			Files:  []*os.File{end},
 		})
 		if err != nil {

@@ -46,8 +46,8 @@ type Config struct {
 	// Start starts a worker with one descriptor, its end of the socket, as descriptor 3. Required; see
 	// [Walled].
 	Start func(ctx context.Context, end *os.File) (Process, error)
-	// Parallel bounds the workers of one policy [the number of CPUs].
-	Parallel int
+	// Workers bounds the workers of all policies [16], Parallel those of one [the number of CPUs].
+	Workers, Parallel int
 	// Cached bounds the policies whose workers are kept without anybody using them [16].
 	Cached int
 	// Limits bound a policy; zero fields are package policies' defaults.
@@ -62,16 +62,20 @@ const (
 	grace       = time.Second
 )
 
+// workers is how many there are at most, unless a caller says.
+const workers = 16
+
 // Pool loads policies, each into workers of its own. It is safe for concurrent use.
 type Pool struct {
-	cfg Config
+	cfg  Config
+	room room
 
 	mu     sync.Mutex
 	closed bool
 	// loads holds every load under way or done and kept, by digest; recent orders those done.
 	loads  map[string]*load
 	recent *list.List
-	// workers are those that run; users counts them and loads, and Close waits for them.
+	// workers are those that run; users counts them and loads, and Close waits for both.
 	workers map[*worker]struct{}
 	users   sync.WaitGroup
 }
@@ -82,12 +86,18 @@ type load struct {
 	policy *Policy
 	err    error
 	place  *list.Element
+	// callers wait for it; the last one to leave gives it up.
+	callers int
+	giveUp  context.CancelFunc
 }
 
 // New makes a pool without a worker.
 func New(cfg Config) *Pool {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = runtime.NumCPU()
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = workers
 	}
 	if cfg.Cached == 0 {
 		cfg.Cached = 16
@@ -98,7 +108,10 @@ func New(cfg Config) *Pool {
 	if cfg.Limits.DecideTime == 0 {
 		cfg.Limits.DecideTime = decideTime
 	}
-	return &Pool{cfg: cfg, loads: map[string]*load{}, recent: list.New(), workers: map[*worker]struct{}{}}
+	return &Pool{
+		cfg: cfg, room: room{free: cfg.Workers},
+		loads: map[string]*load{}, recent: list.New(), workers: map[*worker]struct{}{},
+	}
 }
 
 // Close kills every worker and returns when none is left. Decisions under way fail.
@@ -114,7 +127,7 @@ func (p *Pool) Close() error {
 }
 
 // Load starts a worker for a module, or finds what there is for it. Callers that load one digest at
-// the same time share one. An error wraps [ErrRefused] if the module is at fault, and else is
+// the same time share one, which ends when the last of them gives up. An error wraps [ErrRefused] if the module is at fault, and else is
 // [ErrGone], [ErrClosed], the context's or what starting gave: of a machine without walls a
 // [sandbox.UnavailableError]. The caller must not change the module's bytes while Load runs.
 func (p *Pool) Load(ctx context.Context, module []byte) (*Policy, error) {
@@ -127,35 +140,51 @@ func (p *Pool) Load(ctx context.Context, module []byte) (*Policy, error) {
 	l, found := p.loads[digest]
 	if !found {
 		l = &load{done: make(chan struct{})}
+		var shared context.Context
+		shared, l.giveUp = context.WithCancel(context.Background()) // whoever asked first need not be the one who waits
 		p.loads[digest] = l
 		p.users.Add(1)
-		go p.load(l, digest, append([]byte(nil), module...))
+		go p.load(shared, l, digest, append([]byte(nil), module...))
 	} else if l.place != nil {
 		p.recent.MoveToFront(l.place)
 	}
+	l.callers++
 	p.mu.Unlock()
 	select {
 	case <-l.done:
 		return l.policy, l.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("loading a policy: %w", context.Cause(ctx))
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.callers--; l.callers == 0 && l.place == nil && p.loads[digest] == l {
+		delete(p.loads, digest)
+		l.giveUp()
+	}
+	return nil, fmt.Errorf("loading a policy: %w", context.Cause(ctx))
 }
 
 // load does the work of one load and keeps its result if it is a policy.
-func (p *Pool) load(l *load, digest string, module []byte) {
+func (p *Pool) load(ctx context.Context, l *load, digest string, module []byte) {
 	defer p.users.Done()
+	defer l.giveUp()
 	f := &fleet{pool: p, module: module, running: 1, changed: make(chan struct{})}
-	w, err := f.launch()
+	w, err := f.launch(ctx)
 	if err == nil {
 		f.give(w)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer close(l.done)
+	if err == nil && p.loads[digest] != l { // nobody waited for it any more
+		f.close()
+		err = context.Canceled
+	}
 	if err != nil {
 		l.err = err
-		delete(p.loads, digest)
+		if p.loads[digest] == l {
+			delete(p.loads, digest)
+		}
 		return
 	}
 	l.policy = &Policy{f}
@@ -167,20 +196,16 @@ func (p *Pool) load(l *load, digest string, module []byte) {
 	}
 }
 
-// launch starts a worker and has it load its module.
-func (p *Pool) launch(module []byte) (*worker, abi.Manifest, error) {
-	ctx := context.Background() // whoever asked first need not be the one who waits
-	conn, end, err := wire.Pair()
+// launch starts a worker, once there is room for one, and has it load its module.
+func (p *Pool) launch(ctx context.Context, module []byte) (*worker, abi.Manifest, error) {
+	if err := p.room.enter(ctx); err != nil {
+		return nil, abi.Manifest{}, fmt.Errorf("waiting for a policy worker: %w", err)
+	}
+	w, err := p.start(ctx)
 	if err != nil {
+		p.room.leave()
 		return nil, abi.Manifest{}, err
 	}
-	process, err := p.cfg.Start(ctx, end)
-	_ = end.Close() // the worker's alone now, so that we hear when it ends
-	if err != nil {
-		_ = conn.Close()
-		return nil, abi.Manifest{}, err
-	}
-	w := &worker{process: process, conn: conn, limits: p.cfg.Limits}
 	if !p.watch(w) {
 		return nil, abi.Manifest{}, ErrClosed
 	}
@@ -192,6 +217,20 @@ func (p *Pool) launch(module []byte) (*worker, abi.Manifest, error) {
 	return w, manifest, nil
 }
 
+func (p *Pool) start(ctx context.Context) (*worker, error) {
+	conn, end, err := wire.Pair()
+	if err != nil {
+		return nil, err
+	}
+	process, err := p.cfg.Start(ctx, end)
+	_ = end.Close() // the worker's alone now, so that we hear when it ends
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &worker{process: process, conn: conn, limits: p.cfg.Limits}, nil
+}
+
 // watch waits for the end of a worker. False: it is ended, for the pool is closed, and nothing of it
 // runs any more.
 func (p *Pool) watch(w *worker) bool {
@@ -201,6 +240,7 @@ func (p *Pool) watch(w *worker) bool {
 		w.kill()
 		_, _ = w.process.Wait()
 		w.bury()
+		p.room.left(w)
 		return false
 	}
 	p.workers[w] = struct{}{}
@@ -209,6 +249,7 @@ func (p *Pool) watch(w *worker) bool {
 		defer p.users.Done()
 		_, _ = w.process.Wait() // how it ended tells nothing that matters
 		w.bury()
+		p.room.left(w)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.workers, w)
