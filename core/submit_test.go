@@ -227,7 +227,7 @@ func TestAJobLoadsOnePolicyAtATime(t *testing.T) {
 		return nil
 	}
 	e.Policies.Known["first"], e.Policies.Known["second"] = &coretest.Policy{}, &coretest.Policy{}
-	j, err := e.Runner.Submit(coretest.Simple("job", "first", "second").Submission(t))
+	j, err := e.Submit(coretest.Simple("job", "first", "second").Submission(t))
 	if err != nil {
 		t.Fatal(err)
 	}
