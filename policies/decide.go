@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
@@ -41,7 +42,7 @@ func (p *Policy) decide(ctx context.Context, req abi.Request, files abi.Files) (
 	if err != nil {
 		return abi.Decision{}, fmt.Errorf("encoding the request: %w", err)
 	}
-	written, err := p.ask(ctx, question, req.Point, files)
+	written, err := p.ask(ctx, question, req.Point, req.ReadTime(), files)
 	if err != nil {
 		return abi.Decision{}, err
 	}
@@ -56,16 +57,17 @@ func (p *Policy) decide(ctx context.Context, req abi.Request, files abi.Files) (
 }
 
 // Ask is Decide for a caller who has the request as JSON, asked at point, and who holds the answer,
-// whatever the policy wrote, against it: [abi.DecodeDecision] and [abi.Decision.Check].
-func (p *Policy) Ask(ctx context.Context, question []byte, point abi.Point, files abi.Files) ([]byte, error) {
-	written, err := p.ask(ctx, question, point, files)
+// whatever the policy wrote, against it: [abi.DecodeDecision] and [abi.Decision.Check]. reading is
+// [abi.Request.ReadTime].
+func (p *Policy) Ask(ctx context.Context, question []byte, point abi.Point, reading time.Duration, files abi.Files) ([]byte, error) {
+	written, err := p.ask(ctx, question, point, reading, files)
 	if err != nil {
 		return nil, fmt.Errorf("policies: %s: %w", p.manifest.Name, err)
 	}
 	return written, nil
 }
 
-func (p *Policy) ask(ctx context.Context, question []byte, point abi.Point, files abi.Files) ([]byte, error) {
+func (p *Policy) ask(ctx context.Context, question []byte, point abi.Point, reading time.Duration, files abi.Files) ([]byte, error) {
 	// The code of a policy is freed when nobody can reach it.
 	defer runtime.KeepAlive(p)
 	if (files.Artifacts != nil) != point.HasFiles() || (files.Own != nil && !point.HasFiles()) ||
@@ -85,17 +87,19 @@ func (p *Policy) ask(ctx context.Context, question []byte, point abi.Point, file
 	case <-ctx.Done():
 		return nil, waited(ctx)
 	}
+	limit := p.engine.limits.DecideTime + reading
+	live, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w after %s", ErrTimeout, limit))
+	defer stop()
 	if p.rego != nil {
-		return p.evaluate(ctx, question, files)
+		return p.evaluate(ctx, live, question, files)
 	}
-	return p.run(ctx, question, files)
+	return p.run(ctx, live, stop, question, files)
 }
 
-// run executes the module once and returns what it wrote, if it ended with status 0.
-func (p *Policy) run(ctx context.Context, question []byte, files abi.Files) (written []byte, err error) {
+// run executes the module once and returns what it wrote, if it ended with status 0. live is ctx with the
+// decision's limit; stop ends it.
+func (p *Policy) run(ctx, live context.Context, stop func(), question []byte, files abi.Files) (written []byte, err error) {
 	limits := p.engine.limits
-	live, stop := context.WithTimeout(ctx, limits.DecideTime)
-	defer stop()
 	ram := &memory{limit: uint64(limits.MemoryBytes)}
 	defer ram.release()
 	out := &answer{limit: int(limits.DecisionBytes), full: stop}
@@ -150,7 +154,7 @@ func (p *Policy) classify(ctx, live context.Context, err error, out *answer, ram
 	case ctx.Err() != nil:
 		return waited(ctx)
 	case live.Err() != nil:
-		return fmt.Errorf("%w after %s", ErrTimeout, p.engine.limits.DecideTime)
+		return context.Cause(live)
 	case err == nil:
 		return nil
 	case ram.wasRefused():

@@ -170,6 +170,18 @@ func TestContext(t *testing.T) {
 	denied(t, decision, err, policies.ErrTimeout)
 }
 
+// TestTimeToRead: what is to be read gives a policy more time, and no end of it.
+func TestTimeToRead(t *testing.T) {
+	policy := loadGuest(t, newEngine(t, policies.Limits{DecideTime: 50 * time.Millisecond}), guest{main: forever()})
+	req := request(abi.Egress, "null")
+	req.Artifacts = []abi.Artifact{{Channel: "outputs.a", Bytes: 10 << 20}}
+	decision, err := policy.Decide(t.Context(), req, abi.Files{Artifacts: fstest.MapFS{}})
+	denied(t, decision, err, policies.ErrTimeout)
+	if err == nil || !strings.Contains(err.Error(), "after 1.05s") {
+		t.Errorf("it had %v", err)
+	}
+}
+
 // announcing is a file system that calls back when a policy opens its file "a".
 type announcing struct {
 	fstest.MapFS

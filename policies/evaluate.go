@@ -34,11 +34,10 @@ func (e *Engine) inspect(c *compiled, shape module.Shape, m abi.Manifest) (*rego
 	return rego.Inspect(experimental.WithMemoryAllocator(ctx, ram), c.runtime, c.module, shape, entrypoint)
 }
 
-// evaluate asks a policy that OPA built once and returns its one result. Its owner's assets it is not shown.
-func (p *Policy) evaluate(ctx context.Context, question []byte, files abi.Files) ([]byte, error) {
+// evaluate asks a policy that OPA built once and returns its one result. Its owner's assets it is not
+// shown. live is ctx with the decision's limit.
+func (p *Policy) evaluate(ctx, live context.Context, question []byte, files abi.Files) ([]byte, error) {
 	limits := p.engine.limits
-	live, stop := context.WithTimeout(ctx, limits.DecideTime)
-	defer stop()
 	ram := &memory{limit: uint64(limits.MemoryBytes), spare: regoMemory}
 	defer ram.release()
 	var tree fs.FS

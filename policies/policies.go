@@ -77,7 +77,8 @@ type Limits struct {
 	// CompileTime bounds how long Load waits for a compilation. Default 30 s; a policy written
 	// in Go takes about 1.
 	CompileTime time.Duration
-	// DecideTime bounds one decision, start function included. Default 30 s.
+	// DecideTime bounds one decision, start function included, but for the time to read
+	// ([abi.Request.ReadTime]). Default 30 s.
 	DecideTime time.Duration
 	// RequestBytes bounds the JSON of a request. Default 4 MiB.
 	RequestBytes int64

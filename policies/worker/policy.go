@@ -51,7 +51,7 @@ func (p *Policy) Decide(ctx context.Context, request abi.Request, files abi.File
 	var written []byte
 	var wrong string
 	err = p.fleet.with(ctx, func(w *worker) (err error) {
-		written, wrong, err = w.ask(ctx, request.Point, question, files)
+		written, wrong, err = w.ask(ctx, request, question, files)
 		return err
 	})
 	if err != nil {

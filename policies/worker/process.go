@@ -115,11 +115,11 @@ func (w *worker) checkConfig(ctx context.Context, config []byte) (wrong string, 
 }
 
 // ask asks one question, and gives what the policy wrote or, in words, why it wrote nothing that counts.
-func (w *worker) ask(ctx context.Context, point abi.Point, question []byte, files abi.Files) (written []byte, wrong string, err error) {
-	err = w.exchange(ctx, w.limits.DecideTime, func(conn *wire.Conn) error {
+func (w *worker) ask(ctx context.Context, r abi.Request, question []byte, files abi.Files) (written []byte, wrong string, err error) {
+	err = w.exchange(ctx, w.limits.DecideTime+r.ReadTime(), func(conn *wire.Conn) error {
 		s := newSession(conn, files)
 		defer s.close()
-		done, text, err := s.serve(point, question)
+		done, text, err := s.serve(r, question)
 		written, wrong = text, done.Error
 		return err
 	})

@@ -36,8 +36,11 @@ func newSession(conn *wire.Conn, files abi.Files) *session {
 
 // serve asks, and answers calls until the last one. An error means that the worker is not to be
 // trusted any more, or gone.
-func (s *session) serve(point abi.Point, question []byte) (wire.Call, []byte, error) {
-	ask := wire.Control{Ask: &wire.Ask{Point: point, Artifacts: s.files.Artifacts != nil, Own: s.files.Own != nil, Redacted: s.files.Redacted != nil}}
+func (s *session) serve(r abi.Request, question []byte) (wire.Call, []byte, error) {
+	ask := wire.Control{Ask: &wire.Ask{
+		Point: r.Point, Reading: r.ReadTime(),
+		Artifacts: s.files.Artifacts != nil, Own: s.files.Own != nil, Redacted: s.files.Redacted != nil,
+	}}
 	if err := s.conn.Send(ask, question, nil); err != nil {
 		return wire.Call{}, nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -570,4 +571,16 @@ func TestALoadThatNobodyWaitsForEnds(t *testing.T) {
 		t.Error(err)
 	}
 	<-shared.Done()
+}
+
+// TestTimeToRead: a worker is not killed while its policy may still be reading.
+func TestTimeToRead(t *testing.T) {
+	policy := load(t, newPool(t, worker.Config{Limits: wire.Limits{DecideTime: time.Millisecond}}), probe(t))
+	r := request(abi.Egress, `"forever"`)
+	r.Artifacts = []abi.Artifact{{Channel: "outputs.a", Kind: "file", Bytes: 20 << 20}}
+	start := time.Now()
+	d, err := policy.Decide(t.Context(), r, abi.Files{Artifacts: fstest.MapFS{}})
+	if took := time.Since(start); d.Allow || err == nil || took < 2*time.Second {
+		t.Errorf("%+v after %s: %v", d, took, err)
+	}
 }

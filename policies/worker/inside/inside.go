@@ -106,6 +106,6 @@ func decide(ctx context.Context, policy *policies.Policy, conn *wire.Conn, ask *
 	if ask.Redacted {
 		files.Redacted = sink{line}
 	}
-	answer, err := policy.Ask(ctx, question, ask.Point, files)
+	answer, err := policy.Ask(ctx, question, ask.Point, ask.Reading, files)
 	return line.done(wire.Call{Op: wire.Done, Error: text(err)}, answer)
 }

@@ -66,10 +66,12 @@ type Checked struct {
 
 // Ask is a request, which stands beside it, and which files the policy finds.
 type Ask struct {
-	Point     abi.Point `json:"point"`
-	Artifacts bool      `json:"artifacts"`
-	Own       bool      `json:"own"`
-	Redacted  bool      `json:"redacted"`
+	Point abi.Point `json:"point"`
+	// Reading is the time on top of the limit, [abi.Request.ReadTime].
+	Reading   time.Duration `json:"reading"`
+	Artifacts bool          `json:"artifacts"`
+	Own       bool          `json:"own"`
+	Redacted  bool          `json:"redacted"`
 }
 
 // Op is what a worker calls for.
