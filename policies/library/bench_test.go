@@ -37,6 +37,7 @@ func BenchmarkInspect(b *testing.B) {
 	defer func() { _ = engine.Close(context.Background()) }()
 	for _, row := range []struct{ name, config string }{
 		{"csv-columns", `{"columns": ["id", "digit", "score", "at"], "group_by": "digit", "min_group": 5}`},
+		{"csv-columns", `{"columns": ["id", "digit", "score", "at"], "patterns": {"id": "[0-9]{1,9}", "score": "0\\.[0-9]{6}"}}`},
 		{"redact", `{"patterns": [{"pattern": "[a-z]+@[a-z.]+"}, {"pattern": "[0-9]{7,}"}]}`},
 	} {
 		b.Run(row.name, func(b *testing.B) {

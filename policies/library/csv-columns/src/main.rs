@@ -14,10 +14,12 @@
 
 use cloister::csv::{Reader, Row, Stop};
 use cloister::{Artifact, Decision, Error, Point, Request, only, output_name, releases_output, run};
-use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use whole::Whole;
+
+mod whole;
 
 /// Bounds the distinct values of the column to group by.
 const MAX_GROUPS: usize = 10_000;
@@ -100,7 +102,7 @@ fn egress(config: &Config, rules: &Rules, request: &Request) -> Result<Decision,
 /// What a file is held against.
 struct Rules<'a> {
     config: &'a Config,
-    patterns: HashMap<&'a str, Regex>,
+    patterns: HashMap<&'a str, Whole>,
 }
 
 impl<'a> Rules<'a> {
@@ -114,9 +116,7 @@ impl<'a> Rules<'a> {
         }
         let mut patterns = HashMap::new();
         for (column, pattern) in &config.patterns {
-            RegexBuilder::new(pattern).unicode(false).build()?; // on its own: one that closes a group early is none
-            let whole = RegexBuilder::new(&format!(r"\A(?:{pattern})\z")).unicode(false).size_limit(1 << 20).build()?;
-            patterns.insert(column.as_str(), whole);
+            patterns.insert(column.as_str(), Whole::new(pattern)?);
         }
         Ok(Rules { config, patterns })
     }
@@ -155,7 +155,7 @@ impl<'a> Rules<'a> {
 
     /// Denies columns that are unknown, repeated or, where rows are grouped, missing. Gives the place
     /// of the column to group by, and of those with patterns.
-    fn header(&self, header: &Row) -> Result<(Option<usize>, Vec<(usize, &Regex)>), Stop> {
+    fn header(&self, header: &Row) -> Result<(Option<usize>, Vec<(usize, &Whole)>), Stop> {
         let mut group = None;
         let mut patterns = Vec::new();
         let mut names: Vec<&str> = Vec::new();
