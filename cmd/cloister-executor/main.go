@@ -9,22 +9,28 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/cloister-run/cloister/plugins/executor"
-	"github.com/cloister-run/cloister/plugins/python"
 	"github.com/cloister-run/cloister/plugins/sdk"
+	"github.com/cloister-run/cloister/plugins/shipped"
+	"github.com/cloister-run/cloister/plugins/wasi"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
-// run serves the executor that args name until its sandbox is torn down.
+// run serves the executor that args name until its sandbox is torn down. The executor of WebAssembly
+// runs its guests in this program too.
 func run(args []string, stderr io.Writer) int {
-	executors := map[string]func() executor.Executor{
-		python.Name: func() executor.Executor { return python.New() },
+	if len(args) > 0 && args[0] == wasi.Guest {
+		return wasi.Main(args[1:])
+	}
+	executors := map[string]func() executor.Executor{}
+	var names []string
+	for _, e := range shipped.All() {
+		executors[e.Name] = e.New
+		names = append(names, e.Name)
 	}
 	var problem string
 	switch {
@@ -38,8 +44,7 @@ func run(args []string, stderr io.Writer) int {
 		sdk.Serve(executors[args[0]]())
 		return 0
 	}
-	names := strings.Join(slices.Sorted(maps.Keys(executors)), ", ")
 	_, _ = fmt.Fprintf(stderr, "cloister-executor: error: %s\n", problem)
-	_, _ = fmt.Fprintf(stderr, "cloister-executor: hint: an enclave starts this program with one argument out of: %s\n", names)
+	_, _ = fmt.Fprintf(stderr, "cloister-executor: hint: an enclave starts this program with one argument out of: %s\n", strings.Join(names, ", "))
 	return 2
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/cloister-run/cloister/plugins/host"
 	"github.com/cloister-run/cloister/plugins/host/hosttest"
 	"github.com/cloister-run/cloister/plugins/proto"
-	"github.com/cloister-run/cloister/plugins/python"
+	"github.com/cloister-run/cloister/plugins/shipped"
 )
 
 // TestMain lets the test binary be the command.
@@ -28,19 +28,20 @@ func TestStartedByAHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := hosttest.New(t, host.Config{}, hosttest.Plugin{
-		Name: python.Name, Version: python.Version, Executable: self, Args: []string{python.Name},
-	})
-	s, err := h.Launch(t.Context(), python.Name, executortest.Place(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Kill()
-	if d, err := s.Describe(t.Context()); err != nil || d.Name != python.Name {
-		t.Errorf("%+v, %v", d, err)
-	}
-	if _, err := s.Prepare(t.Context()); err != nil {
-		t.Error(err)
+	for _, e := range shipped.All() {
+		t.Run(e.Name, func(t *testing.T) {
+			h := hosttest.New(t, host.Config{}, hosttest.Plugin{
+				Name: e.Name, Version: e.Version, Executable: self, Args: []string{e.Name},
+			})
+			s, err := h.Launch(t.Context(), e.Name, executortest.Place(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Kill()
+			if d, err := s.Describe(t.Context()); err != nil || d != e.Description {
+				t.Errorf("%+v, %v", d, err)
+			}
+		})
 	}
 }
 

@@ -110,7 +110,9 @@ func scripts() string {
 // TestAsOrdinaryUser runs every test once more, as a user with no rights and a home of its own.
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()
-	out := launchtest.AsOrdinaryUser(t, beside(t), map[string]string{"script": scripts(), "receipts": receiptVectors()})
+	out := launchtest.AsOrdinaryUser(t, beside(t), map[string]string{
+		"script": scripts(), "receipts": receiptVectors(), "examples": examples(),
+	})
 	if n := strings.Count(out, "--- PASS: TestScripts/"); os.Geteuid() == 0 && n < 3 {
 		t.Errorf("only %d scripts ran as an ordinary user", n)
 	}

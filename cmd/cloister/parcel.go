@@ -91,7 +91,7 @@ func (p *parcel) openSource() {
 	if p.bundle.Command == nil {
 		return
 	}
-	switch message, hint, ofEntrypoint := p.named.Application(source, from, p.bundle.Command.Entrypoint); {
+	switch message, hint, ofEntrypoint := p.named.Application(source, from, *p.bundle.Command); {
 	case ofEntrypoint:
 		p.report("command.entrypoint", message, hint)
 	case message != "":

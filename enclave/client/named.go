@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -47,27 +48,38 @@ func (n Named) Source(from string) (source *tree.Source, message, hint string) {
 
 // Application says what keeps a source from being an application, and whether the fault is that
 // of its entrypoint. from is its path in the file.
-func (n Named) Application(source *tree.Source, from, entrypoint string) (message, hint string, ofEntrypoint bool) {
+//
+// What may be an entrypoint is the executor's to say; of the executors that ship, this says the same earlier.
+func (n Named) Application(source *tree.Source, from string, command jobspec.Command) (message, hint string, ofEntrypoint bool) {
+	entrypoint := command.Entrypoint
 	if _, isFile := source.IsFile(); isFile {
 		return fmt.Sprintf("%q is a file", from), "name the folder that holds it, and the file as command.entrypoint", false
 	}
 	info, err := fs.Stat(source.FS(), entrypoint)
+	if err == nil && info.IsDir() && command.Executor == "python" {
+		if main, err := fs.Stat(source.FS(), path.Join(entrypoint, "__main__.py")); err == nil && main.Mode().IsRegular() {
+			return "", "", false
+		}
+		return fmt.Sprintf("%q is no package", entrypoint), "name the file to run, or a folder with a __main__.py", true
+	}
 	switch {
 	case err != nil:
 		return fmt.Sprintf("%q is not in the application", entrypoint), fmt.Sprintf("it is relative to the application's folder, %q", from), true
 	case !info.Mode().IsRegular():
 		return fmt.Sprintf("%q is no regular file", entrypoint), "name the file to run", true
+	case command.Executor == "exec" && info.Mode()&0o111 == 0:
+		return fmt.Sprintf("%q is not executable", entrypoint), "chmod +x it, or name the executor of its language", true
 	}
 	return "", "", false
 }
 
 // Module reads the module of a policy. field is the one of the policy that names it.
 func (n Named) Module(p jobspec.Policy) (module []byte, field, message, hint string) {
-	field, path := "module", n.Resolve(p.Module)
+	field, file := "module", n.Resolve(p.Module)
 	if p.Use != "" {
-		field, path = "use", filepath.Join(n.Library, strings.TrimPrefix(p.Use, "library/")+".wasm")
+		field, file = "use", filepath.Join(n.Library, strings.TrimPrefix(p.Use, "library/")+".wasm")
 	}
-	module, err := ReadBounded(path, wire.MaxModule)
+	module, err := ReadBounded(file, wire.MaxModule)
 	if err == nil {
 		return module, field, "", ""
 	}

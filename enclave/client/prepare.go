@@ -175,12 +175,12 @@ func (p *Package) submission(id string) wire.Submit {
 // the job is its result.
 func (p *Package) openSources(report func(at, message, hint string)) (found *jobspec.Problems) {
 	const at, application = "application.from", "application"
-	from, entrypoint := p.job.Application.From, p.job.Application.Command.Entrypoint
+	from := p.job.Application.From
 	switch opened := p.open(application, at, from, report); {
 	case opened && p.sealed[application] != nil:
 		found, _ = errors.AsType[*jobspec.Problems](p.job.Adopt(*p.sealed[application].bundle.Header.Command))
 	case opened:
-		switch message, hint, ofEntrypoint := p.named.Application(p.sources[application], from, entrypoint); {
+		switch message, hint, ofEntrypoint := p.named.Application(p.sources[application], from, p.job.Application.Command); {
 		case ofEntrypoint:
 			report("application.command.entrypoint", message, hint)
 		case message != "":

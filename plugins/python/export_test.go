@@ -1,4 +1,4 @@
 package python
 
 // NewAt looks for its interpreter elsewhere.
-func NewAt(places ...string) *Executor { return &Executor{places: places} }
+func NewAt(places ...string) *Executor { return newAt(places...) }

@@ -122,6 +122,37 @@ func TestScriptImportsItsNeighbours(t *testing.T) {
 	}
 }
 
+// TestPackage: a folder with a __main__.py runs as python -m does it, whatever lies in the job's folder.
+func TestPackage(t *testing.T) {
+	for _, entrypoint := range []string{"src/tool", "src/tool/", "./src/tool"} {
+		out := run(t, entrypoint, map[string]string{
+			"src/tool/__main__.py": "import sys, json\nfrom . import near\nimport src.tool.deep.far as far, helper\nprint(near.x, far.y, helper.z, __name__, __package__, sys.argv[1:], sys.argv[0].endswith('src/tool/__main__.py'))",
+			"src/tool/near.py":     "x = 1",
+			"src/tool/deep/far.py": "y = 2",
+			"helper.py":            "z = 3",
+			"src/tool/sys.py":      "raise Exception",
+		}, map[string]string{"helper.py": "z = 'EVIL'", "src/tool/near.py": "x = 'EVIL'"})
+		if out != "1 2 3 __main__ src.tool [] True\n" {
+			t.Errorf("%s: %q", entrypoint, out)
+		}
+	}
+}
+
+func TestNoPackage(t *testing.T) {
+	e := python.New()
+	if _, err := e.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	lay(t, dir, map[string]string{"app/a-b/__main__.py": "", "app/a/b.py": "", "app/__main__.py": "", "out/__main__.py": ""})
+	for _, entrypoint := range []string{"a-b", "a", "a/b", ".", "../out", dir + "/out"} {
+		r, err := e.Run(t.Context(), executor.Task{Application: dir + "/app", Entrypoint: entrypoint, Dir: dir})
+		if !errors.Is(err, executor.ErrEntrypoint) {
+			t.Errorf("%s: %+v, %v", entrypoint, r, err)
+		}
+	}
+}
+
 func TestVariablesOfTheRuntimeAreRefused(t *testing.T) {
 	e := python.New()
 	if _, err := e.Prepare(t.Context()); err != nil {
@@ -188,7 +219,7 @@ func TestRuntimeThatHangs(t *testing.T) {
 
 func TestFirstPlaceWins(t *testing.T) {
 	dir := t.TempDir()
-	lay(t, dir, map[string]string{"a": "#!/bin/sh\necho cpython 3.1.4\n", "b": "#!/bin/sh\necho pypy 3.2\n"})
+	lay(t, dir, map[string]string{"a": "#!/bin/sh\necho CPython 3.1.4\n", "b": "#!/bin/sh\necho pypy 3.2\n"})
 	for want, places := range map[executor.Runtime][]string{
 		{Name: "CPython", Version: "3.1.4"}: {dir + "/missing", dir + "/a", dir + "/b"},
 		{Name: "pypy", Version: "3.2"}:      {dir + "/b", dir + "/a"},

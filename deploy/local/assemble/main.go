@@ -1,8 +1,8 @@
 // Command assemble finishes the folder that `make build` fills and `--enclave local` starts from.
 //
 //	bin/library/NAME.wasm                 a ready-made policy, packed with its manifest
-//	bin/wasm/examples/NAME.wasm           a policy in Rego, compiled
-//	bin/enclave/executors/python/…        the manifest of the Python executor
+//	bin/wasm/NAME.wasm                    a policy in Rego, compiled
+//	bin/enclave/executors/NAME/…          the manifest of an executor
 //	bin/enclave/profile.json              the trust profile of a local enclave
 //	bin/enclave/etc/…                     what a program looks up about users and hosts
 //
@@ -25,7 +25,7 @@ import (
 	"strings"
 
 	"github.com/cloister-run/cloister/plugins/proto"
-	"github.com/cloister-run/cloister/plugins/python"
+	"github.com/cloister-run/cloister/plugins/shipped"
 	"github.com/cloister-run/cloister/policies"
 	"github.com/cloister-run/cloister/policies/abi"
 	"github.com/cloister-run/cloister/policies/rego/build"
@@ -177,22 +177,27 @@ func enclave(sources, image string) error {
 	if err != nil {
 		return err
 	}
-	manifest := proto.Manifest{
-		Name:       python.Name,
-		Version:    python.Version,
-		Protocol:   proto.Version,
-		Executable: executable,
-		Args:       []string{python.Name},
-		SHA256:     sum,
+	for _, e := range shipped.All() {
+		manifest := proto.Manifest{
+			Name:       e.Name,
+			Version:    e.Version,
+			Protocol:   proto.Version,
+			Executable: executable,
+			Args:       []string{e.Name},
+			SHA256:     sum,
+		}
+		if err := manifest.Check(); err != nil {
+			return err
+		}
+		line, err := json.MarshalIndent(manifest, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(executors, e.Name, "manifest.json"), append(line, '\n')); err != nil {
+			return err
+		}
 	}
-	if err := manifest.Check(); err != nil {
-		return err
-	}
-	line, err := json.MarshalIndent(manifest, "", "  ")
-	if err != nil {
-		return err
-	}
-	return write(filepath.Join(executors, python.Name, "manifest.json"), append(line, '\n'))
+	return nil
 }
 
 func digest(path string) (sum string, err error) {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/cloister-run/cloister/plugins/proto"
-	"github.com/cloister-run/cloister/plugins/python"
+	"github.com/cloister-run/cloister/plugins/shipped"
 	"github.com/cloister-run/cloister/policies"
 )
 
@@ -93,13 +93,15 @@ func TestEnclave(t *testing.T) {
 	if got := read(t, filepath.Join(image, "profile.json")); !bytes.Equal(got, text) {
 		t.Errorf("the profile is %q, want %q", got, text)
 	}
-	m, err := proto.ParseManifest(read(t, filepath.Join(image, "executors/python/manifest.json")))
-	if err != nil {
-		t.Fatal(err)
-	}
 	sum := sha256.Sum256(binary)
-	if want := hex.EncodeToString(sum[:]); m.SHA256 != want || m.Version != python.Version || m.Name != "python" {
-		t.Errorf("manifest %+v, want version %s and digest %s", m, python.Version, want)
+	for _, e := range shipped.All() {
+		m, err := proto.ParseManifest(read(t, filepath.Join(image, "executors", e.Name, "manifest.json")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := hex.EncodeToString(sum[:]); m.SHA256 != want || m.Version != e.Version || m.Name != e.Name || len(m.Args) != 1 || m.Args[0] != e.Name {
+			t.Errorf("manifest %+v, want version %s and digest %s", m, e.Version, want)
+		}
 	}
 }
 

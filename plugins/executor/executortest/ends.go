@@ -113,6 +113,9 @@ func testCancel(t *testing.T, j *job) {
 }
 
 func testBackground(t *testing.T, j *job) {
+	if j.cfg.Alone {
+		t.Skip("its programs start no other")
+	}
 	beacon := j.beacon(t)
 	j.run(t, j.task("background", j.cfg.Work+"/dir/beacon"))
 	if err := j.Kill(); err != nil {

@@ -48,6 +48,9 @@ type Config struct {
 	Description executor.Description
 	// Application is a folder that holds the probe; Probe is its entrypoint. Required.
 	Application, Probe string
+	// Alone says that a program is one process and knows no other, as in WebAssembly: the probe has
+	// neither signal nor background.
+	Alone bool
 	// Assets and Work are where the executor sees the folders of a place: those of package
 	// executor behind walls. Empty: where they are.
 	Assets, Work string

@@ -1,0 +1,1 @@
+"""Summarises answers by group."""

@@ -1,0 +1,6 @@
+package main
+
+import "errors"
+
+// process: WebAssembly has none.
+func process(word, _ string) error { return errors.New("no such word: " + word) }
