@@ -84,7 +84,7 @@ $(bin)/.go: force
 # --- test ---
 
 .PHONY: test test-go test-python
-test: test-go test-python ## every test; needs Go and Python 3 alone
+test: test-go test-python ## every test; needs Go and Python 3, and for one executor Node.js
 
 test-go: build
 	go test -timeout 10m $(TESTFLAGS) ./...

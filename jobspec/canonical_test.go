@@ -167,6 +167,7 @@ func TestDigestCoversEveryField(t *testing.T) {
 		"inputs":            func(c *jobspec.Canonical) { c.Inputs = []string{"m"} },
 		"parameters":        func(c *jobspec.Canonical) { c.Parameters["n"] = "2" },
 		"outputs":           func(c *jobspec.Canonical) { c.Outputs = []string{"a"} },
+		"recipients":        func(c *jobspec.Canonical) { c.SealTo["a"] = []string{"age1x"} },
 		"stdout":            func(c *jobspec.Canonical) { c.Logs.Stdout = false },
 		"stderr":            func(c *jobspec.Canonical) { c.Logs.Stderr = true },
 		"exit":              func(c *jobspec.Canonical) { c.Exit = true },
@@ -254,34 +255,38 @@ func TestParseCanonicalRefusesOtherSpellings(t *testing.T) {
 		return strings.Replace(good, old, replacement, 1)
 	}
 	for name, bad := range map[string]string{
-		"empty":                 "",
-		"null":                  "null",
-		"a list":                "[]",
-		"truncated":             good[:len(good)-1],
-		"trailing line end":     good + "\n",
-		"trailing value":        good + "{}",
-		"leading space":         " " + good,
-		"space inside":          edit(`,"name"`, `, "name"`),
-		"unknown field":         edit(`"name"`, `"nick":"x","name"`),
-		"duplicate field":       edit(`"name"`, `"name":"x","name"`),
-		"field in capitals":     edit(`"name"`, `"Name"`),
-		"missing field":         edit(`"exit":false,`, ""),
-		"null for a list":       edit(`"args":[]`, `"args":null`),
-		"unsorted inputs":       edit(`["d","m"]`, `["m","d"]`),
-		"input twice":           edit(`["d","m"]`, `["d","d","m"]`),
-		"unsorted map":          edit(`"X":"1","Y":"2"`, `"Y":"2","X":"1"`),
-		"duplicate in a map":    edit(`"X":"1"`, `"X":"1","X":"1"`),
-		"duplicate in config":   edit(`"z":10`, `"z":10,"z":10`),
-		"escape not needed":     edit(`"digits"`, `"d\u0069gits"`),
-		"number in other words": edit(`"x":1.5`, `"x":1.50`),
-		"exponent":              edit(`"z":10`, `"z":1e1`),
-		"wrong type":            edit(`"exit":false`, `"exit":0`),
-		"fraction":              edit(`"cpus":1`, `"cpus":1.0`),
-		"parameter left out":    edit(`"parameters":{"n":"1"}`, `"parameters":{}`),
-		"lone surrogate":        edit(`[true,null]`, `["\ud800"]`),
-		"not UTF-8":             edit(`[true,null]`, "[\"\xff\"]"),
-		"nested deep":           edit(`[true,null]`, strings.Repeat("[", 9999)+strings.Repeat("]", 9999)),
-		"too long":              edit(`[true,null]`, `["`+strings.Repeat("x", jobspec.MaxCanonical)+`"]`),
+		"empty":                  "",
+		"null":                   "null",
+		"a list":                 "[]",
+		"truncated":              good[:len(good)-1],
+		"trailing line end":      good + "\n",
+		"trailing value":         good + "{}",
+		"leading space":          " " + good,
+		"space inside":           edit(`,"name"`, `, "name"`),
+		"unknown field":          edit(`"name"`, `"nick":"x","name"`),
+		"duplicate field":        edit(`"name"`, `"name":"x","name"`),
+		"field in capitals":      edit(`"name"`, `"Name"`),
+		"missing field":          edit(`"exit":false,`, ""),
+		"null for a list":        edit(`"args":[]`, `"args":null`),
+		"unsorted inputs":        edit(`["d","m"]`, `["m","d"]`),
+		"input twice":            edit(`["d","m"]`, `["d","d","m"]`),
+		"unsorted map":           edit(`"X":"1","Y":"2"`, `"Y":"2","X":"1"`),
+		"duplicate in a map":     edit(`"X":"1"`, `"X":"1","X":"1"`),
+		"duplicate in config":    edit(`"z":10`, `"z":10,"z":10`),
+		"escape not needed":      edit(`"digits"`, `"d\u0069gits"`),
+		"number in other words":  edit(`"x":1.5`, `"x":1.50`),
+		"exponent":               edit(`"z":10`, `"z":1e1`),
+		"wrong type":             edit(`"exit":false`, `"exit":0`),
+		"fraction":               edit(`"cpus":1`, `"cpus":1.0`),
+		"parameter left out":     edit(`"parameters":{"n":"1"}`, `"parameters":{}`),
+		"lone surrogate":         edit(`[true,null]`, `["\ud800"]`),
+		"not UTF-8":              edit(`[true,null]`, "[\"\xff\"]"),
+		"sealed to no output":    edit(`"seal_to":{}`, `"seal_to":{"c":["age1s0yds39rnmv5s7z75yak6pym6zzf72jr63pyt0m9wq7jc97cqadsw9xnpv"]}`),
+		"sealed to nobody":       edit(`"seal_to":{}`, `"seal_to":{"a":[]}`),
+		"sealed to no recipient": edit(`"seal_to":{}`, `"seal_to":{"a":["age1x"]}`),
+		"unsorted recipients":    edit(`"seal_to":{}`, `"seal_to":{"a":["age1zfuwet82s9375u8w36yfs2c6mnv8n4h78x0ca0sh0p4fga9wlvnsu2weu9","age1s0yds39rnmv5s7z75yak6pym6zzf72jr63pyt0m9wq7jc97cqadsw9xnpv"]}`),
+		"nested deep":            edit(`[true,null]`, strings.Repeat("[", 9999)+strings.Repeat("]", 9999)),
+		"too long":               edit(`[true,null]`, `["`+strings.Repeat("x", jobspec.MaxCanonical)+`"]`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c, err := jobspec.ParseCanonical([]byte(bad)); err == nil || c != nil {
@@ -302,7 +307,9 @@ func TestParseCanonicalRefusesOtherSpellings(t *testing.T) {
 			t.Errorf("refused too late: %v", err)
 		}
 	}
-	if _, err := jobspec.ParseCanonical([]byte(good)); err != nil {
-		t.Errorf("the job that the edits began with: %v", err)
+	for _, good := range []string{good, edit(`"seal_to":{}`, `"seal_to":{"a":["age1s0yds39rnmv5s7z75yak6pym6zzf72jr63pyt0m9wq7jc97cqadsw9xnpv","age1zfuwet82s9375u8w36yfs2c6mnv8n4h78x0ca0sh0p4fga9wlvnsu2weu9"]}`)} {
+		if _, err := jobspec.ParseCanonical([]byte(good)); err != nil {
+			t.Errorf("a job that the edits began with: %v", err)
+		}
 	}
 }

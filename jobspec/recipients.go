@@ -34,19 +34,15 @@ func ParseRecipients(texts []string) ([]age.Recipient, error) {
 
 func isHybrid(text string) bool { return strings.HasPrefix(text, hybridPrefix) }
 
-// parseRecipient reads a recipient in its one spelling: policies compare text.
-func parseRecipient(text string) (age.Recipient, error) {
-	var r interface {
-		age.Recipient
-		fmt.Stringer
-	}
-	var err error
+// parseRecipient reads a recipient. It has one spelling, for age takes lower case alone: policies
+// compare text.
+func parseRecipient(text string) (r age.Recipient, err error) {
 	if isHybrid(text) {
 		r, err = age.ParseHybridRecipient(text)
 	} else {
 		r, err = age.ParseX25519Recipient(text)
 	}
-	if err != nil || r.String() != text {
+	if err != nil {
 		return nil, fmt.Errorf("%s is no recipient", quote(text))
 	}
 	return r, nil

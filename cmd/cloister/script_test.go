@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": exits, "policy": makePolicy, "bare": makeBare, "snapshot": snapshot, "unchanged": unchanged,
-			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal,
+			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal, "installed": installed,
 			"kms": serveKMS, "account": becomeAccount, "fill": fill, "flip": flip, "cut": cut,
 		},
 	})
@@ -106,6 +106,19 @@ func makeSparse(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), nil, 0o644))
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), size))
+}
+
+// installed is `installed`: the executors of the local enclave are in the folder executors, and what is in
+// the folder probe can be executed.
+func installed(ts *testscript.TestScript, _ bool, _ []string) {
+	exe, err := exec.LookPath("cloister")
+	ts.Check(err)
+	ts.Check(os.Symlink(filepath.Join(filepath.Dir(exe), "enclave", "executors"), ts.MkAbs("executors")))
+	probes, err := filepath.Glob(ts.MkAbs("probe/*"))
+	ts.Check(err)
+	for _, probe := range probes {
+		ts.Check(os.Chmod(probe, 0o755))
+	}
 }
 
 // unseal is `unseal FILE KEYS TO`: an age file is opened with the secret keys of a file.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +14,7 @@ import (
 	"github.com/cloister-run/cloister/plugins/executor"
 )
 
-func testEntrypoint(t *testing.T, cfg Config) {
+func testEntrypoint(t T, cfg Config) {
 	for _, test := range []struct {
 		rule       string
 		entrypoint string
@@ -38,7 +37,7 @@ func testEntrypoint(t *testing.T, cfg Config) {
 		{"a link to itself", "link", func(dir string) error { return os.Symlink("link", dir+"/link") }},
 		{"a pipe", "pipe", func(dir string) error { return unix.Mkfifo(dir+"/pipe", 0o666) }},
 	} {
-		t.Run(test.rule, func(t *testing.T) {
+		t.Run(test.rule, func(t T) {
 			j := cfg.launch(t)
 			if test.lay != nil {
 				if err := test.lay(filepath.Join(j.place.Assets, "application")); err != nil {
@@ -55,7 +54,7 @@ func testEntrypoint(t *testing.T, cfg Config) {
 	}
 }
 
-func testInnerLink(t *testing.T, j *job) {
+func testInnerLink(t T, j *job) {
 	if err := os.Symlink(j.cfg.Probe, filepath.Join(j.place.Assets, "application", "link")); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +65,7 @@ func testInnerLink(t *testing.T, j *job) {
 	}
 }
 
-func testStop(t *testing.T, j *job) {
+func testStop(t T, j *job) {
 	j.prepare(t)
 	beacon := j.beacon(t)
 	ended := j.runAside(j.ctx, j.task("wait", j.cfg.Work+"/dir/beacon"))
@@ -83,7 +82,7 @@ func testStop(t *testing.T, j *job) {
 	}
 }
 
-func testStopFirst(t *testing.T, j *job) {
+func testStopFirst(t T, j *job) {
 	j.prepare(t)
 	if err := j.Stop(j.ctx); err != nil {
 		t.Fatal(err)
@@ -93,7 +92,7 @@ func testStopFirst(t *testing.T, j *job) {
 	}
 }
 
-func testCancel(t *testing.T, j *job) {
+func testCancel(t T, j *job) {
 	j.prepare(t)
 	beacon := j.beacon(t)
 	enough := errors.New("enough")
@@ -112,7 +111,7 @@ func testCancel(t *testing.T, j *job) {
 	}
 }
 
-func testBackground(t *testing.T, j *job) {
+func testBackground(t T, j *job) {
 	if j.cfg.Alone {
 		t.Skip("its programs start no other")
 	}
@@ -124,7 +123,7 @@ func testBackground(t *testing.T, j *job) {
 	beacon.awaitEnd(t)
 }
 
-func testKill(t *testing.T, j *job) {
+func testKill(t T, j *job) {
 	j.prepare(t)
 	beacon := j.beacon(t)
 	ended := j.runAside(j.ctx, j.task("wait", j.cfg.Work+"/dir/beacon"))
@@ -173,7 +172,7 @@ type beacon struct {
 	read, keep *os.File
 }
 
-func (j *job) beacon(t *testing.T) *beacon {
+func (j *job) beacon(t T) *beacon {
 	t.Helper()
 	name := filepath.Join(j.place.Work, "dir/beacon")
 	if err := unix.Mkfifo(name, 0o600); err != nil {
@@ -186,7 +185,7 @@ func (j *job) beacon(t *testing.T) *beacon {
 	return b
 }
 
-func open(t *testing.T, name string, flag int) *os.File {
+func open(t T, name string, flag int) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(name, flag|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -200,7 +199,7 @@ func open(t *testing.T, name string, flag int) *os.File {
 }
 
 // awaitReady returns when the probe has opened the pipe.
-func (b *beacon) awaitReady(t *testing.T) {
+func (b *beacon) awaitReady(t T) {
 	t.Helper()
 	if line, err := bufio.NewReader(b.read).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("%q, %v", line, err)
@@ -208,7 +207,7 @@ func (b *beacon) awaitReady(t *testing.T) {
 }
 
 // awaitEnd returns when no process holds the pipe open any more.
-func (b *beacon) awaitEnd(t *testing.T) {
+func (b *beacon) awaitEnd(t T) {
 	t.Helper()
 	_ = b.keep.Close()
 	if _, err := io.Copy(io.Discard, b.read); err != nil {

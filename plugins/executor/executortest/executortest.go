@@ -55,25 +55,28 @@ type Config struct {
 	// executor behind walls. Empty: where they are.
 	Assets, Work string
 	// Place makes the folders of one job [Place].
-	Place func(testing.TB) executor.Place
+	Place func(TB) executor.Place
 }
 
 // patience bounds each test of the suite: it passes within seconds or something hangs.
 const patience = 2 * time.Minute
 
-// Run runs the suite.
-func Run(t *testing.T, cfg Config) {
+// Run runs the suite as a test of Go.
+func Run(t *testing.T, cfg Config) { suite(goTest{t}, cfg) }
+
+// suite is one test for each rule.
+func suite(t T, cfg Config) {
 	if cfg.Place == nil {
 		cfg.Place = Place
 	}
 	for _, test := range []struct {
 		rule string
-		run  func(*testing.T, *job)
+		run  func(T, *job)
 	}{
 		{"describes itself as its manifest does", testDescribe},
 		{"names its runtime", testPrepare},
 		{"is called in order and once", testOrder},
-		{"tells how the application ended", func(t *testing.T, _ *job) { testStatus(t, cfg) }},
+		{"tells how the application ended", func(t T, _ *job) { testStatus(t, cfg) }},
 		{"hands over arguments byte for byte", testArgs},
 		{"hands over the longest argument", testLongArg},
 		{"hands over the job's variables, its own win", testEnv},
@@ -84,7 +87,7 @@ func Run(t *testing.T, cfg Config) {
 		{"follows no link to a log", testNoLink},
 		{"gives an empty stdin", testStdin},
 		{"loses nothing of a large output", testLargeOutput},
-		{"runs nothing but a file of the application", func(t *testing.T, _ *job) { testEntrypoint(t, cfg) }},
+		{"runs nothing but a file of the application", func(t T, _ *job) { testEntrypoint(t, cfg) }},
 		{"runs through a link that stays inside", testInnerLink},
 		{"ends a sleeping application when stopped", testStop},
 		{"runs nothing after it was stopped", testStopFirst},
@@ -92,12 +95,12 @@ func Run(t *testing.T, cfg Config) {
 		{"waits for no child in the background", testBackground},
 		{"is gone when killed", testKill},
 	} {
-		t.Run(test.rule, func(t *testing.T) { test.run(t, cfg.launch(t)) })
+		t.Run(test.rule, func(t T) { test.run(t, cfg.launch(t)) })
 	}
 }
 
 // Place makes the folders of one job, owned by whoever runs the test.
-func Place(t testing.TB) executor.Place {
+func Place(t TB) executor.Place {
 	t.Helper()
 	// Not t.TempDir: the name of a test can be longer than the address of a socket may be.
 	dir, err := os.MkdirTemp("", "place")
@@ -127,7 +130,7 @@ type job struct {
 	ctx   context.Context
 }
 
-func (cfg Config) launch(t *testing.T) *job {
+func (cfg Config) launch(t T) *job {
 	t.Helper()
 	place := cfg.Place(t)
 	if cfg.Assets == "" {
@@ -175,7 +178,7 @@ func (j *job) task(args ...string) executor.Task {
 }
 
 // prepare brings the session to where Run is next.
-func (j *job) prepare(t *testing.T) {
+func (j *job) prepare(t T) {
 	t.Helper()
 	if _, err := j.Describe(j.ctx); err != nil {
 		t.Fatal(err)
@@ -186,7 +189,7 @@ func (j *job) prepare(t *testing.T) {
 }
 
 // run runs a task that must end with status 0, and gives its stdout.
-func (j *job) run(t *testing.T, task executor.Task) []byte {
+func (j *job) run(t T, task executor.Task) []byte {
 	t.Helper()
 	j.prepare(t)
 	r, err := j.Run(j.ctx, task)
@@ -202,7 +205,7 @@ func (j *job) run(t *testing.T, task executor.Task) []byte {
 	return j.log(t, "stdout")
 }
 
-func (j *job) log(t *testing.T, name string) []byte {
+func (j *job) log(t T, name string) []byte {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(j.place.Work, "logs", name))
 	if err != nil {

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 
 	"github.com/cloister-run/cloister/plugins/executor"
 )
 
-func testDescribe(t *testing.T, j *job) {
+func testDescribe(t T, j *job) {
 	d, err := j.Describe(j.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +24,7 @@ func testDescribe(t *testing.T, j *job) {
 	}
 }
 
-func testPrepare(t *testing.T, j *job) {
+func testPrepare(t T, j *job) {
 	if _, err := j.Describe(j.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +37,7 @@ func testPrepare(t *testing.T, j *job) {
 	}
 }
 
-func testOrder(t *testing.T, j *job) {
+func testOrder(t T, j *job) {
 	inOrder := func(step string, err error) {
 		t.Helper()
 		if err != nil {
@@ -69,7 +68,7 @@ func testOrder(t *testing.T, j *job) {
 	outOfOrder("Run again", err)
 }
 
-func testStatus(t *testing.T, cfg Config) {
+func testStatus(t T, cfg Config) {
 	for _, test := range []struct {
 		rule string
 		args []string
@@ -81,7 +80,7 @@ func testStatus(t *testing.T, cfg Config) {
 		{"SIGTERM is 128+15", []string{"signal", "15"}, 143},
 		{"SIGKILL is 128+9", []string{"signal", "9"}, 137},
 	} {
-		t.Run(test.rule, func(t *testing.T) {
+		t.Run(test.rule, func(t T) {
 			if cfg.Alone && test.args[0] == "signal" {
 				t.Skip("its programs send no signal")
 			}
@@ -98,7 +97,7 @@ func testStatus(t *testing.T, cfg Config) {
 	}
 }
 
-func testArgs(t *testing.T, j *job) {
+func testArgs(t T, j *job) {
 	args := []string{
 		"", " two  words ", "line\nline\r\n", "\ttab", "naïve Ω 文 \U0001F600 e\u0301", "",
 		"--flag=1", "-c", "--", "-", "$HOME `id` \"q\" 'p' \\ * ? ~ & | ; <>", "\x01\x7f", "",
@@ -109,7 +108,7 @@ func testArgs(t *testing.T, j *job) {
 	}
 }
 
-func testLongArg(t *testing.T, j *job) {
+func testLongArg(t T, j *job) {
 	long := strings.Repeat("0123456789abcdef", 8<<10)[1:] // MAX_ARG_STRLEN less its NUL
 	out := j.run(t, j.task("args", long))
 	if string(out) != long+"\x00" {
@@ -117,7 +116,7 @@ func testLongArg(t *testing.T, j *job) {
 	}
 }
 
-func testEnv(t *testing.T, j *job) {
+func testEnv(t T, j *job) {
 	task := j.task("env")
 	task.Env = map[string]string{
 		"CITY": "Zürich\n=x ", "EMPTY": "", "lower_1": "y",
@@ -144,13 +143,13 @@ func testEnv(t *testing.T, j *job) {
 	}
 }
 
-func testDir(t *testing.T, j *job) {
+func testDir(t T, j *job) {
 	if out := j.run(t, j.task("dir")); string(out) != j.cfg.Work+"/dir" {
 		t.Errorf("%q, want %q", out, j.cfg.Work+"/dir")
 	}
 }
 
-func testLogs(t *testing.T, j *job) {
+func testLogs(t T, j *job) {
 	before := j.files(t)
 	if out := j.run(t, j.task("print", "to\nout", "to err\n")); string(out) != "to\nout" {
 		t.Errorf("stdout: %q", out)
@@ -164,7 +163,7 @@ func testLogs(t *testing.T, j *job) {
 	}
 }
 
-func testDiscard(t *testing.T, j *job) {
+func testDiscard(t T, j *job) {
 	before := j.files(t)
 	task := j.task("print", "out", "err")
 	task.Stdout, task.Stderr = "", ""
@@ -174,7 +173,7 @@ func testDiscard(t *testing.T, j *job) {
 	}
 }
 
-func testNoOverwrite(t *testing.T, j *job) {
+func testNoOverwrite(t T, j *job) {
 	name := filepath.Join(j.place.Work, "logs/stdout")
 	if err := os.WriteFile(name, []byte("kept"), 0o666); err != nil {
 		t.Fatal(err)
@@ -188,7 +187,7 @@ func testNoOverwrite(t *testing.T, j *job) {
 	}
 }
 
-func testNoLink(t *testing.T, j *job) {
+func testNoLink(t T, j *job) {
 	if err := os.Symlink("../dir/elsewhere", filepath.Join(j.place.Work, "logs/stderr")); err != nil {
 		t.Fatal(err)
 	}
@@ -201,13 +200,13 @@ func testNoLink(t *testing.T, j *job) {
 	}
 }
 
-func testStdin(t *testing.T, j *job) {
+func testStdin(t T, j *job) {
 	if out := j.run(t, j.task("stdin")); strings.TrimSpace(string(out)) != "0" {
 		t.Errorf("%q bytes of stdin", out)
 	}
 }
 
-func testLargeOutput(t *testing.T, j *job) {
+func testLargeOutput(t T, j *job) {
 	const size = 16 << 20
 	out := j.run(t, j.task("fill", strconv.Itoa(size)))
 	if want := bytes.Repeat([]byte("0123456789abcdef"), size/16); !bytes.Equal(out, want) {
@@ -216,7 +215,7 @@ func testLargeOutput(t *testing.T, j *job) {
 }
 
 // files lists what lies in the job's writable folder. tmp belongs to the executor.
-func (j *job) files(t *testing.T) []string {
+func (j *job) files(t T) []string {
 	t.Helper()
 	found := make(map[string]bool)
 	err := filepath.WalkDir(j.place.Work, func(name string, d fs.DirEntry, err error) error {

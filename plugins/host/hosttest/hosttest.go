@@ -33,8 +33,7 @@ func New(t testing.TB, cfg host.Config, p Plugin) *host.Host {
 	t.Helper()
 	cfg.Dir = t.TempDir()
 	Install(t, cfg.Dir, p)
-	cfg.Rootfs, cfg.Init = "/nonexistent", "/nonexistent"
-	h, err := host.NewWith(cfg, Start)
+	h, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,34 +41,50 @@ func New(t testing.TB, cfg host.Config, p Plugin) *host.Host {
 	return h
 }
 
+// Open is a host of the executors in cfg.Dir, which it starts with [Start]. The caller closes it.
+func Open(cfg host.Config) (*host.Host, error) {
+	cfg.Rootfs, cfg.Init = "/nonexistent", "/nonexistent"
+	return host.NewWith(cfg, Start)
+}
+
 // Install writes p's manifest into dir.
 func Install(t testing.TB, dir string, p Plugin) {
 	t.Helper()
-	raw, err := json.Marshal(proto.Manifest{
-		Name: p.Name, Version: p.Version, Protocol: proto.Version,
-		Executable: p.Executable, Args: p.Args, SHA256: digest(t, p.Executable),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, p.Name), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, p.Name, "manifest.json"), raw, 0o644); err != nil {
+	m := proto.Manifest{Name: p.Name, Version: p.Version, Protocol: proto.Version, Executable: p.Executable, Args: p.Args}
+	if err := Write(dir, m); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func digest(t testing.TB, name string) string {
-	t.Helper()
+// Write writes a manifest into dir, with the digest of its executable.
+func Write(dir string, m proto.Manifest) error {
+	sum, err := digest(m.Executable)
+	if err != nil {
+		return err
+	}
+	m.SHA256 = sum
+	if err := m.Check(); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, m.Name), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, m.Name, "manifest.json"), raw, 0o644)
+}
+
+func digest(name string) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
