@@ -107,7 +107,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 # --- check: each is a target of its own; `make check` runs them all and says which failed ---
 
 checks := check-format check-vet check-arm64 check-lint check-layers check-tidy check-generated \
-	check-scripts check-guests check-vulnerabilities check-race
+	check-scripts check-guests check-plugins check-vulnerabilities check-race
 
 .PHONY: check $(checks)
 check: ## format, vet, lint, layers, races, generated files, tidiness, known vulnerabilities
@@ -147,6 +147,11 @@ check-guests:
 	@for build in policies/library/build-c policies/library/build; do \
 	  status=0; $$build --check || status=$$?; \
 	  if [ $$status = 3 ]; then echo "check-guests: NOT CHECKED: $$build cannot build here"; elif [ $$status != 0 ]; then exit $$status; fi; done
+
+# The example of a plugin that is not in Go, built from PyPI and held against the suite.
+check-plugins: build
+	examples/plugins/perl/build $(bin)/plugins/perl
+	$(bin)/cloister executor test $(bin)/plugins/perl/perl-executor --name perl --version 0.1.0 --probe examples/plugins/perl/probe/probe.pl
 
 check-vulnerabilities: $(bin)/tools/govulncheck
 	.ci/vulnerabilities $< $(VULNDB_VERSION)

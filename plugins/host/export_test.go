@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 )
 
@@ -18,3 +19,6 @@ func (s Sockets) Open(network, address string) (string, error) { return s.s.open
 func (s Sockets) Dial(ctx context.Context) (net.Conn, error) { return s.s.dial(ctx, "") }
 
 func (s Sockets) Close() { s.s.Close() }
+
+// NewTLS is the host's end of a session's TLS.
+func NewTLS() (*tls.Config, string, error) { return newTLS() }

@@ -70,8 +70,10 @@ func (h *Host) launch(ctx context.Context, p *installed, place executor.Place) (
 	giveUp := context.AfterFunc(ctx, func() { endLife(); _ = w.Kill(ctx) })
 
 	// go-plugin's own clock must never be the first to ring: it cannot say why.
-	cfg := clientConfig(w, place.Socket, 2*h.cfg.StartTimeout+time.Second)
-	_, err = plugin.NewClient(cfg).Start()
+	cfg, err := clientConfig(w, place.Socket, 2*h.cfg.StartTimeout+time.Second)
+	if err == nil {
+		_, err = plugin.NewClient(cfg).Start()
+	}
 	if !giveUp() {
 		err = context.Cause(ctx)
 	}
@@ -107,7 +109,11 @@ func (w *walled) explain(ctx context.Context, err error) error {
 }
 
 // clientConfig is go-plugin's part: versions, certificates, the handshake.
-func clientConfig(w *walled, socketDir string, timeout time.Duration) *plugin.ClientConfig {
+func clientConfig(w *walled, socketDir string, timeout time.Duration) (*plugin.ClientConfig, error) {
+	ours, certificate, err := newTLS()
+	if err != nil {
+		return nil, err
+	}
 	return &plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: proto.CookieKey, MagicCookieValue: proto.CookieValue},
 		VersionedPlugins: map[int]plugin.PluginSet{proto.Version: {}},
@@ -116,31 +122,32 @@ func clientConfig(w *walled, socketDir string, timeout time.Duration) *plugin.Cl
 			if err := os.Remove(tmpDir); err != nil {
 				return nil, err
 			}
-			w.spec.Env = environment(cmd.Env)
+			w.spec.Env = environment(cmd.Env, certificate)
 			return w, nil
 		},
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketDir},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		AutoMTLS:         true,
+		TLSConfig:        ours,
 		SkipHostEnv:      true,
 		StartTimeout:     timeout,
 		Logger:           hclog.NewNullLogger(),
-	}
+	}, nil
 }
 
-// environment is the whole environment of a plugin, built from nothing: three variables of
-// go-plugin's handshake and the fixed ones.
-func environment(handshake []string) []string {
+// environment is the whole environment of a plugin, built from nothing: the variables of go-plugin's
+// handshake and the fixed ones.
+func environment(handshake []string, certificate string) []string {
 	env := []string{
 		"HOME=" + executor.WorkDir + "/tmp",
 		"LANG=C.UTF-8",
 		"PATH=/usr/local/bin:/usr/bin:/bin",
+		"PLUGIN_CLIENT_CERT=" + certificate,
 		"PLUGIN_UNIX_SOCKET_DIR=" + executor.SocketDir,
 		"TMPDIR=" + executor.WorkDir + "/tmp",
 	}
 	for _, v := range handshake {
 		name, _, _ := strings.Cut(v, "=")
-		if slices.Contains([]string{proto.CookieKey, "PLUGIN_PROTOCOL_VERSIONS", "PLUGIN_CLIENT_CERT"}, name) {
+		if slices.Contains([]string{proto.CookieKey, "PLUGIN_PROTOCOL_VERSIONS"}, name) {
 			env = append(env, v)
 		}
 	}
