@@ -196,7 +196,7 @@ func TestUnknownExecutor(t *testing.T) {
 	j := newJob(t, "", "")
 	j.text = strings.Replace(header, "entrypoint:", "executor: cobol, entrypoint:", 1)
 	_, err := j.run(t.Context(), t, trust(start(t)), client.Observer{})
-	if err == nil || !strings.Contains(err.Error(), `"cobol" (installed: python)`) {
+	if err == nil || !strings.Contains(err.Error(), `"cobol" (installed: exec, node, python, wasi)`) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -102,8 +102,13 @@ func suite(t T, cfg Config) {
 // Place makes the folders of one job, owned by whoever runs the test.
 func Place(t TB) executor.Place {
 	t.Helper()
-	// Not t.TempDir: the name of a test can be longer than the address of a socket may be.
-	dir, err := os.MkdirTemp("", "place")
+	// Neither t.TempDir nor any TMPDIR: its name can be longer than the address of a socket may be, 107
+	// bytes (unix(7)).
+	base := os.TempDir()
+	if len(base) > 48 {
+		base = "/tmp"
+	}
+	dir, err := os.MkdirTemp(base, "place")
 	if err != nil {
 		t.Fatal(err)
 	}
