@@ -166,7 +166,7 @@ func (j *Job) run() {
 	if end.clearance == nil {
 		_ = j.wipe() // Delete tries again, and the ledger counts the memory until it succeeds
 	} else if end.dropped {
-		j.reserved.Keep(j.spec.Limits.Disk)
+		j.reserved.Keep(j.spec.Limits.Disk + sealedRoom(j.spec))
 	}
 	if end.dropped {
 		j.runner.boot.over(j)

@@ -29,6 +29,9 @@ func TestI1_ASealedOutputLeavesForItsRecipientAlone(t *testing.T) {
 	if need := job.Need(); need.Sealed < need.Disk || need.Total() != need.Assets+need.Disk+need.Sealed+need.Memory {
 		t.Errorf("was promised %+v", need)
 	}
+	if need, held := job.Need(), e.Balance().Reserved; held != need.Disk+need.Sealed {
+		t.Errorf("%d bytes are held for what may leave, of %+v", held, need)
+	}
 	run := record(t, job)
 	got := released(t, job)
 	for _, a := range run.Released {
