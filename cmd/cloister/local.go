@@ -13,22 +13,27 @@ import (
 	"github.com/cloister-run/cloister/enclave/wire"
 )
 
-// startLocal starts a local enclave of an image, and gives a client that trusts this image under the
-// development root of this user, and nothing else. stop ends both.
-func startLocal(ctx context.Context, image string) (c *client.Client, stop func() error, err error) {
+// simulate starts a local enclave of an image, under the development root of this user.
+func simulate(ctx context.Context, image string) (*launch.Simulated, error) {
 	home, err := openDevHome("")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	kms, err := aws.DevKMS()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if !strings.HasPrefix(kms, "http://") {
-		return nil, nil, usage("set AWS_ENDPOINT_URL_KMS to where cloister dev kms listens, or unset it",
+		return nil, usage("set AWS_ENDPOINT_URL_KMS to where cloister dev kms listens, or unset it",
 			"AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL: %s is no simulated KMS, which a local enclave reaches over http", printable(kms))
 	}
-	enclave, err := launch.Simulate(ctx, launch.Simulation{Image: image, Home: home, KMS: kms})
+	return launch.Simulate(ctx, launch.Simulation{Image: image, Home: home, KMS: kms})
+}
+
+// startLocal starts a local enclave of an image for this command, and gives a client that trusts it and
+// nothing else. stop ends both.
+func startLocal(ctx context.Context, image string) (c *client.Client, stop func() error, err error) {
+	enclave, err := simulate(ctx, image)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -46,8 +46,9 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		return usage(c.CommandPath()+" --help says how to call it", "%v", err)
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print one JSON document instead of text")
-	root.AddCommand(a.runCommand(), a.planCommand(), a.schemaCommand(), a.doctorCommand(), a.versionCommand(), a.policyCommand(), a.executorCommand(), a.attestCommand(),
+	root.AddCommand(a.runCommand(), a.planCommand(), a.schemaCommand(), a.doctorCommand(), a.versionCommand(), a.policyCommand(), a.executorCommand(), a.enclaveCommand(), a.attestCommand(),
 		a.sealCommand(), a.inspectCommand(), a.keyPolicyCommand(), a.devCommand(), a.receiptCommand())
+	root.AddCommand(a.jobsCommands()...)
 	return root
 }
 
@@ -69,7 +70,7 @@ func (a *app) needsCommand(c *cobra.Command, args []string) error {
 // addEnclave adds the flag that names an enclave. There is no default: where a job runs is
 // never a guess.
 func (a *app) addEnclave(c *cobra.Command) {
-	c.Flags().StringVar(&a.enclave, "enclave", "", `the enclave to use; "local" is a SIMULATED one on this machine (required)`)
+	c.Flags().StringVar(&a.enclave, "enclave", "", `the enclave to use: "local" is a SIMULATED one for this command, others are started by cloister enclave start (required)`)
 }
 
 func (a *app) checkEnclave() error {
@@ -79,7 +80,8 @@ func (a *app) checkEnclave() error {
 	case "":
 		return usage("--enclave local runs the job in a simulated enclave on this machine", "no enclave is named")
 	}
-	return usage(`this version knows "local" only`, "there is no enclave %q", a.enclave)
+	_, err := findStanding(a.enclave)
+	return err
 }
 
 // oneFile is the argument of commands that take a job file.

@@ -96,12 +96,27 @@ func (a *app) withEnclave(ctx context.Context, file, receiptTo string, use func(
 		return err
 	}
 	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
-	c, stop, err := startLocal(ctx, filepath.Join(beside, "enclave"))
+	c, stop, err := a.open(ctx, beside)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	return use(c, p)
+}
+
+// open gives a client of the enclave that is named. stop ends an enclave that is for this command alone.
+func (a *app) open(ctx context.Context, beside string) (c *client.Client, stop func() error, err error) {
+	if a.enclave == "local" {
+		return startLocal(ctx, filepath.Join(beside, "enclave"))
+	}
+	s, err := findStanding(a.enclave)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c, err = s.client(); err != nil {
+		return nil, nil, err
+	}
+	return c, func() error { c.Close(); return nil }, nil
 }
 
 // checkReceipt finds out before anything runs whether the receipt can be written.

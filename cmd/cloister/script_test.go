@@ -41,6 +41,9 @@ func TestScripts(t *testing.T) {
 		Dir: scripts(), UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", RequireUniqueNames: true, RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_STATE_HOME", os.Getenv("XDG_STATE_HOME"))
+			if filepath.Base(env.WorkDir) == "script-jobs" { // it starts one that stays, and may fail before it stops it
+				env.Defer(func() { _ = exec.Command("cloister", "enclave", "stop", "jobs-script").Run() })
+			}
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
@@ -54,7 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": exits, "policy": makePolicy, "bare": makeBare, "snapshot": snapshot, "unchanged": unchanged,
-			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal, "installed": installed,
+			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal, "installed": installed, "withid": withID,
 			"kms": serveKMS, "account": becomeAccount, "fill": fill, "flip": flip, "cut": cut,
 		},
 	})
@@ -119,6 +122,17 @@ func installed(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, probe := range probes {
 		ts.Check(os.Chmod(probe, 0o755))
 	}
+}
+
+// withID is `withid status N COMMAND…`: status, with what the file id holds in the place of ID.
+func withID(ts *testscript.TestScript, neg bool, args []string) {
+	id := strings.TrimSpace(ts.ReadFile("id"))
+	for i := range args {
+		if args[i] == "ID" {
+			args[i] = id
+		}
+	}
+	exits(ts, neg, args[1:])
 }
 
 // unseal is `unseal FILE KEYS TO`: an age file is opened with the secret keys of a file.

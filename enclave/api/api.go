@@ -130,6 +130,7 @@ func (s *Server) routes() http.Handler {
 	withJob(http.MethodPut, wire.CredentialsPath, s.putCredentials)
 	withJob(http.MethodPut, wire.AssetPath+"{asset}", s.putAsset)
 	withJob(http.MethodGet, wire.PhasesPath, s.phases)
+	withJob(http.MethodGet, wire.StatusPath, s.status)
 	withJob(http.MethodGet, wire.ReceiptPath, s.receipt)
 	withJob(http.MethodGet, wire.ReleasePath+"{channel}", s.release)
 	withJob(http.MethodDelete, wire.JobPath, s.delete)
@@ -260,13 +261,9 @@ func (s *Server) phases(x *exchange, j *core.Job) error {
 		}
 		seen += len(phases)
 		for _, phase := range phases {
-			p := wire.Progress{Phase: phase}
-			if phase == core.Done {
-				result, err := j.Result(x.request.Context())
-				if err != nil {
-					return err
-				}
-				p.Result = &result
+			p, err := progress(x, j, phase)
+			if err != nil {
+				return err
 			}
 			if err := json.NewEncoder(x.writer()).Encode(p); err != nil {
 				return err
@@ -276,6 +273,32 @@ func (s *Server) phases(x *exchange, j *core.Job) error {
 			return err
 		}
 	}
+}
+
+// progress is a phase, with the result if it is the last.
+func progress(x *exchange, j *core.Job, phase core.Phase) (wire.Progress, error) {
+	p := wire.Progress{Phase: phase}
+	if phase == core.Done {
+		result, err := j.Result(x.request.Context())
+		if err != nil {
+			return wire.Progress{}, err
+		}
+		p.Result = &result
+	}
+	return p, nil
+}
+
+// status says where a job is, and waits for nothing.
+func (s *Server) status(x *exchange, j *core.Job) error {
+	phases, err := j.Phases(x.request.Context(), 0)
+	if err != nil {
+		return err
+	}
+	p, err := progress(x, j, phases[len(phases)-1])
+	if err != nil {
+		return err
+	}
+	return x.answer(http.StatusOK, p)
 }
 
 func (s *Server) receipt(x *exchange, j *core.Job) error {

@@ -86,23 +86,29 @@ func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Rep
 	if err != nil {
 		return nil, err
 	}
+	return j.finish(ctx, result, sent.reason(result), j.ticket(p, sent.assets), keep)
+}
+
+// finish fetches the receipt of a job that is done, hands it to keep, and lands what may leave. reason, if
+// not nil, is why it ended in the words of who sent it.
+func (j *Job) finish(ctx context.Context, result core.Result, reason error, t *Ticket, keep func(*Report) error) (_ *Report, err error) {
 	report := &Report{Result: result}
 	report.Receipt, report.Statement, err = j.Receipt(ctx)
 	switch e, refused := errors.AsType[*wire.Error](err); {
 	case refused && e.Code == wire.Order && releases(result.Outcome):
 		return nil, fmt.Errorf("%w: there is none", ErrMismatch)
 	case refused && e.Code == wire.Order: // no policy was asked, so there is no receipt and nothing to land
-		return report, errors.Join(keep(report), sent.reason(result))
+		return report, errors.Join(keep(report), reason)
 	case err != nil:
 		return nil, err
 	}
-	if err := j.agrees(report, p, sent.assets); err != nil {
+	if err := t.agrees(report); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(keep(report), sent.reason(result)); err != nil {
+	if err := errors.Join(keep(report), reason); err != nil {
 		return nil, err
 	}
-	report.Landed, err = j.land(ctx, p, report.Statement.Predicate.Released)
+	report.Landed, err = j.land(ctx, t, report.Statement.Predicate.Released)
 	return report, err
 }
 
@@ -230,50 +236,49 @@ func (j *Job) send(ctx context.Context, p *Package, credentials wire.Credentials
 }
 
 // agrees holds the receipt against what was asked for and sent.
-func (j *Job) agrees(r *Report, p *Package, sent map[string]tree.Summary) error {
+func (t *Ticket) agrees(r *Report) error {
 	run := r.Statement.Predicate
 	switch {
-	case run.Job.ID != j.id || run.Job.Digest != p.Digest():
+	case run.Job.ID != t.ID || run.Job.Digest != t.Digest:
 		return fmt.Errorf("%w: it is about another job", ErrMismatch)
 	case run.Outcome != r.Result.Outcome:
 		return fmt.Errorf("%w: it tells of another outcome", ErrMismatch)
-	case !slices.Equal(run.Policies, p.policies()):
+	case !slices.Equal(run.Policies, t.Policies):
 		return fmt.Errorf("%w: it names other policies than the job", ErrMismatch)
 	}
 	verified := map[string]bool{}
 	for _, a := range run.Assets {
-		sum, ok := sent[a.Name]
+		sum, ok := t.Sent[a.Name]
 		if ok && a.Verified && a.Digest != sum.Digest {
 			return fmt.Errorf("%w: %s is not what was sent", ErrMismatch, a.Name)
 		}
 		verified[a.Name] = ok && a.Verified
 	}
-	for _, claim := range p.claims {
-		if len(run.Released) > 0 && !verified[claim.Name] {
-			return fmt.Errorf("%w: it does not say that %s arrived as it was sent", ErrMismatch, claim.Name)
+	for _, asset := range t.Assets {
+		if len(run.Released) > 0 && !verified[asset] {
+			return fmt.Errorf("%w: it does not say that %s arrived as it was sent", ErrMismatch, asset)
 		}
 	}
 	return nil
 }
 
 // land stages everything that may leave, and only then gives anything its name.
-func (j *Job) land(ctx context.Context, p *Package, released []abi.Artifact) (landed []Landing, err error) {
+func (j *Job) land(ctx context.Context, t *Ticket, released []abi.Artifact) (landed []Landing, err error) {
 	var l landing
 	defer func() {
 		if closed := l.close(); closed != nil {
 			err = errors.Join(err, fmt.Errorf("%w: %w", ErrLanding, closed))
 		}
 	}()
-	places := p.destinations()
 	for _, artifact := range released {
-		i := slices.IndexFunc(places, func(d destination) bool { return d.channel == artifact.Channel })
-		if i < 0 {
+		place, ok := t.destination(artifact.Channel)
+		if !ok {
 			return nil, fmt.Errorf("%w: %s was not asked for", ErrMismatch, artifact.Channel)
 		}
-		if err := l.folder(places[i].path); err != nil {
+		if err := l.folder(place.path); err != nil {
 			return nil, err
 		}
-		s, err := j.stage(ctx, places[i], artifact)
+		s, err := j.stage(ctx, place, artifact)
 		if err != nil {
 			return nil, preferCause(ctx, err)
 		}

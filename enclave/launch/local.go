@@ -104,9 +104,23 @@ func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mou
 }
 
 // Dial opens a connection to the enclave. Its socket has no name outside of it.
-func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) {
+func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) { return DialPID(ctx, e.PID()) }
+
+// PID is the number of the enclave's first process on this machine.
+func (e *Enclave) PID() int { return e.process.Pid() }
+
+// DialPID is Dial for whoever knows that number alone. Who answers must prove to be the enclave that is
+// meant.
+func DialPID(ctx context.Context, pid int) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/root%s", e.process.Pid(), image.Socket))
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/root%s", pid, image.Socket))
+}
+
+// Ended is closed when nothing of the enclave runs any more.
+func (e *Enclave) Ended() <-chan struct{} {
+	ended := make(chan struct{})
+	go func() { _, _ = e.process.Wait(); close(ended) }() // its status says nothing that the console does not
+	return ended
 }
 
 // Console is the last of what the enclave wrote there.
@@ -119,8 +133,7 @@ func (e *Enclave) Stop() error { return e.end(stopTimeout) }
 func (e *Enclave) end(patience time.Duration) error {
 	e.stop.Do(func() {
 		_ = e.process.Signal(unix.SIGTERM) // what it does not obey is killed below
-		ended := make(chan struct{})
-		go func() { _, _ = e.process.Wait(); close(ended) }() // its status says nothing that the console does not
+		ended := e.Ended()
 		select {
 		case <-ended:
 		case <-time.After(patience):

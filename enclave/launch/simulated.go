@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/attest/devca"
 	"github.com/cloister-run/cloister/enclave/devkit"
 	"github.com/cloister-run/cloister/enclave/proxy"
 )
@@ -29,12 +30,15 @@ type Simulation struct {
 // Simulated is a local enclave, and how to know it.
 type Simulated struct {
 	*Enclave
-	root attest.Root
+	ca   *devca.CA
 	pcrs attest.PCRSet
 }
 
 // Root is the development root that vouches for the enclave.
-func (s *Simulated) Root() attest.Root { return s.root }
+func (s *Simulated) Root() attest.Root { return s.ca.Root() }
+
+// RootPEM is the same for a file.
+func (s *Simulated) RootPEM() []byte { return s.ca.PEM() }
 
 // PCRs are those of the image that was started.
 func (s *Simulated) PCRs() attest.PCRSet { return s.pcrs }
@@ -65,7 +69,7 @@ func Simulate(ctx context.Context, s Simulation) (*Simulated, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Simulated{Enclave: e, root: s.Home.CA().Root(), pcrs: pcrs}, nil
+	return &Simulated{Enclave: e, ca: s.Home.CA(), pcrs: pcrs}, nil
 }
 
 func orDefault(port, by string) string {

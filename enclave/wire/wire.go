@@ -30,6 +30,7 @@ const (
 	CredentialsPath = "/v1/jobs/{id}/credentials" //nolint:gosec // PUT Credentials, once the job is admitted: a path, no secret
 	AssetPath       = "/v1/jobs/{id}/assets/"     // PUT ASSET, a tar stream or a sealed bundle
 	PhasesPath      = "/v1/jobs/{id}/phases"      // GET: one Progress a line, until the job is done
+	StatusPath      = "/v1/jobs/{id}/status"      // GET: the last Progress so far
 	ReceiptPath     = "/v1/jobs/{id}/receipt"     // GET: the receipt
 	ReleasePath     = "/v1/jobs/{id}/channels/"   // GET CHANNEL: a file's bytes or a tar stream
 	JobPath         = "/v1/jobs/{id}"             // DELETE: cancels and wipes

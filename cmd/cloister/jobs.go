@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/wire"
+)
+
+const aboutSubmit = `Submit sends a job and everything that it names into an enclave that stays (cloister enclave start), and leaves it
+to run: it outlives this terminal. It prints the job's id; cloister results ID lands what may leave. The enclave keeps
+results for 15 minutes.`
+
+const aboutResults = `Results waits for the end of a job that was submitted and writes what every policy allowed to leave, where the job
+file said: everything or nothing. Then the enclave wipes the job. Ctrl-C stops the waiting, and not the job. Where
+something cannot be written, results may be called again.`
+
+func (a *app) submitCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "submit --enclave NAME JOB.yaml", Short: "Send a job and leave it to run", Long: aboutSubmit,
+		Example: "  cloister enclave start dev\n  id=$(cloister submit --enclave dev job.yaml)\n  cloister results $id", Args: oneFile,
+		RunE: func(c *cobra.Command, args []string) error { return a.submit(c.Context(), args[0]) },
+	}
+	a.addEnclave(c)
+	return c
+}
+
+func (a *app) jobsCommands() []*cobra.Command {
+	var receiptTo string
+	results := &cobra.Command{
+		Use: "results ID", Short: "Wait for a submitted job and land its outputs", Long: aboutResults,
+		Example: "  cloister results 3f1c… --receipt receipt.json", Args: takes("cloister results ID", 1),
+		RunE: func(c *cobra.Command, args []string) error { return a.results(c.Context(), args[0], receiptTo) },
+	}
+	results.Flags().StringVar(&receiptTo, "receipt", "", "write the receipt of the run to this file")
+	return []*cobra.Command{
+		a.submitCommand(), results,
+		{
+			Use: "ps", Short: "List the jobs that were submitted", Args: takes("cloister ps", 0),
+			RunE: func(c *cobra.Command, _ []string) error { return a.listJobs(c.Context()) },
+		},
+		{
+			Use: "cancel ID", Short: "Cancel a submitted job", Args: takes("cloister cancel ID", 1),
+			RunE: func(c *cobra.Command, args []string) error { return a.cancelJob(c.Context(), args[0]) },
+		},
+	}
+}
+
+// submitted is a job that was sent, as this user's state holds it. The ticket in it is a secret.
+type submitted struct {
+	Enclave string         `json:"enclave"`
+	At      string         `json:"at"`
+	Ticket  *client.Ticket `json:"ticket"`
+}
+
+func jobFile(id string) (string, error) {
+	dir, err := stateDir("jobs")
+	return filepath.Join(dir, id+".json"), err
+}
+
+func (a *app) submit(ctx context.Context, file string) error {
+	if a.enclave == "local" {
+		return usage("start one that stays: cloister enclave start dev; then --enclave dev", "a local enclave ends with this command, and the job with it")
+	}
+	var ticket *client.Ticket
+	err := a.withEnclave(ctx, file, "", func(c *client.Client, p *client.Package) (err error) {
+		show := a.newProgress()
+		defer show.stop()
+		ticket, err = c.Send(ctx, p, client.Observer{Phase: show.phase, Sending: show.sending})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	path, err := jobFile(ticket.ID)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(submitted{Enclave: a.enclave, At: time.Now().UTC().Format(time.RFC3339), Ticket: ticket})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		return err
+	}
+	if a.json {
+		printJSON(a.stdout, map[string]any{"status": statusDone, "id": ticket.ID, "job": ticket.Digest})
+		return nil
+	}
+	say(a.stdout, "%s\n", ticket.ID)
+	return nil
+}
+
+// findJob reads a job's record, and opens its enclave.
+func (a *app) findJob(id string) (submitted, *client.Client, error) {
+	if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
+		return submitted{}, nil, usage("cloister ps lists jobs", "%q is no id of a job", id)
+	}
+	job, err := readJobRecord(id)
+	if err != nil {
+		return submitted{}, nil, err
+	}
+	s, err := findStanding(job.Enclave)
+	if err != nil {
+		return job, nil, errors.Join(errEnded, &failure{
+			status: statusUnavailable, message: "the enclave " + printable(job.Enclave) + " has ended, and job " + id + " with it",
+			hint: "submit it again",
+		})
+	}
+	c, err := s.client()
+	return job, c, err
+}
+
+// errEnded: the enclave of a job is not there any more.
+var errEnded = errors.New("the enclave has ended")
+
+func readJobRecord(id string) (submitted, error) {
+	path, err := jobFile(id)
+	if err != nil {
+		return submitted{}, err
+	}
+	raw, err := client.ReadBounded(path, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return submitted{}, usage("cloister ps lists jobs", "there is no job %s", id)
+	}
+	if err != nil {
+		return submitted{}, err
+	}
+	var job submitted
+	if err := json.Unmarshal(raw, &job); err != nil || job.Ticket == nil {
+		return submitted{}, usage("remove it", "%s: no record of a job", path)
+	}
+	return job, nil
+}
+
+// forget removes a job's record.
+func forgetJob(id string) error {
+	path, err := jobFile(id)
+	if err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func (a *app) results(ctx context.Context, id, receiptTo string) error {
+	job, c, err := a.findJob(id)
+	if errors.Is(err, errEnded) {
+		return errors.Join(forgetJob(id), err)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
+	show := a.newProgress()
+	report, err := c.Collect(ctx, job.Ticket, client.Observer{Phase: show.phase}, func(r *client.Report) error {
+		if receiptTo == "" || r.Receipt == nil {
+			return nil
+		}
+		return client.WriteAtomically(receiptTo, r.Receipt)
+	})
+	show.stop()
+	if isGone(err) {
+		return goneFromEnclave(id)
+	}
+	if err != nil {
+		return err
+	}
+	if err := forgetJob(id); err != nil {
+		return err
+	}
+	return a.conclude(report, job.Ticket.Channels())
+}
+
+// isGone says that an enclave knows no such job.
+func isGone(err error) bool {
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && e.Code == wire.NotFound
+}
+
+func goneFromEnclave(id string) error {
+	return errors.Join(forgetJob(id), &failure{
+		status: statusUnavailable, message: "the enclave has wiped job " + id,
+		hint: "it keeps results for 15 minutes, and once they were fetched no longer; submit the job again",
+	})
+}
+
+// jobReport is one job of `ps --json`.
+type jobReport struct {
+	ID      string          `json:"id"`
+	Name    string          `json:"name"`
+	Enclave string          `json:"enclave"`
+	State   string          `json:"state"`
+	Outcome receipt.Outcome `json:"outcome,omitempty"`
+	At      string          `json:"at"`
+}
+
+func (a *app) listJobs(ctx context.Context) error {
+	dir, err := stateDir("jobs")
+	if err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	all := []jobReport{}
+	for _, file := range files {
+		r, err := a.describeJob(ctx, strings.TrimSuffix(filepath.Base(file), ".json"))
+		if err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	if a.json {
+		printJSON(a.stdout, map[string]any{"status": statusDone, "jobs": all})
+		return nil
+	}
+	for _, r := range all {
+		state := r.State
+		if r.Outcome != "" {
+			state = string(r.Outcome)
+		}
+		say(a.stdout, "%s %-16s %s, in %s, since %s\n", r.ID, state, printable(r.Name), r.Enclave, r.At)
+	}
+	return nil
+}
+
+// describeJob says where a job is. One whose enclave has ended, or wiped it, is gone.
+func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
+	job, c, err := a.findJob(id)
+	if job.Ticket == nil {
+		return jobReport{}, err
+	}
+	r := jobReport{ID: id, Name: job.Ticket.Name, Enclave: job.Enclave, At: job.At, State: "gone"}
+	if err != nil {
+		return r, nil
+	}
+	defer c.Close()
+	phase, result, err := c.Status(ctx, job.Ticket)
+	switch {
+	case isGone(err):
+		return r, nil
+	case err != nil:
+		return r, err
+	}
+	r.State = string(phase)
+	if result != nil && phase == core.Done {
+		r.Outcome = result.Outcome
+	}
+	return r, nil
+}
+
+func (a *app) cancelJob(ctx context.Context, id string) error {
+	job, c, err := a.findJob(id)
+	if errors.Is(err, errEnded) {
+		return errors.Join(forgetJob(id), err)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Cancel(ctx, job.Ticket); err != nil && !isGone(err) {
+		return err
+	}
+	if err := forgetJob(id); err != nil {
+		return err
+	}
+	if a.json {
+		printJSON(a.stdout, map[string]any{"status": statusDone, "id": id})
+		return nil
+	}
+	say(a.stdout, "cancelled %s\n", id)
+	return nil
+}

@@ -1,0 +1,137 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/enclave/wire"
+	"github.com/cloister-run/cloister/policies/abi"
+)
+
+// Ticket is all that it takes to come back to a job: whoever has it can follow the job, fetch its results and
+// cancel it, in the enclave that gave it. It is a secret. Its JSON is for files of the operator's own.
+type Ticket struct {
+	ID    string `json:"id"`
+	Token string `json:"token"`
+	// Name and Digest are the job's.
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
+	// Policies are those that the receipt must name, Sent the assets that were sent, by name.
+	Policies []abi.PolicyRef         `json:"policies"`
+	Sent     map[string]tree.Summary `json:"sent"`
+	// Assets names all assets of the job; Asked its channels.
+	Assets []string `json:"assets"`
+	Places []Place  `json:"places"`
+}
+
+// Place is where the artifact of a channel lands.
+type Place struct {
+	Channel abi.Channel `json:"channel"`
+	// Path is absolute.
+	Path string `json:"path"`
+	// Tree says that a folder lands there, Recipients that an age file for them does.
+	Tree       bool     `json:"tree"`
+	Recipients []string `json:"recipients,omitempty"`
+}
+
+// ticket is for a job whose assets were sent.
+func (j *Job) ticket(p *Package, sent map[string]tree.Summary) *Ticket {
+	t := &Ticket{ID: j.id, Token: j.token, Name: p.job.Name, Digest: p.Digest(), Policies: p.policies(), Sent: sent}
+	for _, claim := range p.claims {
+		t.Assets = append(t.Assets, claim.Name)
+	}
+	for _, d := range p.destinations() {
+		t.Places = append(t.Places, Place{d.channel, d.path, d.tree, d.recipients})
+	}
+	return t
+}
+
+// Channels are those that the job asks for.
+func (t *Ticket) Channels() []abi.Channel {
+	var channels []abi.Channel
+	for _, place := range t.Places {
+		channels = append(channels, place.Channel)
+	}
+	return channels
+}
+
+// destination finds where a channel's artifact lands.
+func (t *Ticket) destination(ch abi.Channel) (destination, bool) {
+	i := slices.IndexFunc(t.Places, func(p Place) bool { return p.Channel == ch })
+	if i < 0 {
+		return destination{}, false
+	}
+	p := t.Places[i]
+	return destination{channel: p.Channel, path: p.Path, tree: p.Tree, recipients: p.Recipients}, true
+}
+
+// Send submits a job and sends everything that it reads, and leaves it to run. A job that ended meanwhile has
+// a ticket too: its result says why.
+func (c *Client) Send(ctx context.Context, p *Package, o Observer) (*Ticket, error) {
+	o.setDefaults()
+	credentials, err := c.credentials(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	j, err := c.begin(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	sent := map[string]tree.Summary{}
+	if err := j.send(ctx, p, credentials, o, sent); err != nil && !isOver(err) {
+		j.leave(ctx)
+		return nil, preferCause(ctx, err)
+	}
+	return j.ticket(p, sent), nil
+}
+
+// Collect waits for the end of a job that was sent, lands what may leave as [Client.Run] does, and has the
+// enclave wipe it. Where landing fails the job stays, to be collected again.
+func (c *Client) Collect(ctx context.Context, t *Ticket, o Observer, keep func(*Report) error) (*Report, error) {
+	o.setDefaults()
+	j, err := c.comeBack(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	result, err := j.Follow(ctx, o.Phase)
+	if err != nil {
+		return nil, err
+	}
+	report, err := j.finish(ctx, result, nil, t, keep)
+	if err == nil {
+		j.leave(ctx)
+	}
+	return report, err
+}
+
+// Status says where a job is, and its result if it is done.
+func (c *Client) Status(ctx context.Context, t *Ticket) (core.Phase, *core.Result, error) {
+	j, err := c.comeBack(ctx, t)
+	if err != nil {
+		return "", nil, err
+	}
+	var p wire.Progress
+	err = j.call(ctx, call{method: http.MethodGet, path: wire.StatusPath, answer: &p})
+	return p.Phase, p.Result, err
+}
+
+// Cancel ends a job and has the enclave wipe it.
+func (c *Client) Cancel(ctx context.Context, t *Ticket) error {
+	j, err := c.comeBack(ctx, t)
+	if err != nil {
+		return err
+	}
+	return j.Delete(ctx)
+}
+
+// comeBack speaks of a job to the enclave that is meant, and to no other.
+func (c *Client) comeBack(ctx context.Context, t *Ticket) (*Job, error) {
+	if _, err := c.Attest(ctx); err != nil {
+		return nil, fmt.Errorf("job %s: %w", t.ID, err)
+	}
+	return &Job{client: c, id: t.ID, token: t.Token}, nil
+}
