@@ -3,12 +3,12 @@ package native_test
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
 
 	"github.com/cloister-run/cloister/plugins/executor"
+	"github.com/cloister-run/cloister/plugins/executor/executortest"
 	"github.com/cloister-run/cloister/plugins/native"
 )
 
@@ -16,10 +16,8 @@ import (
 func TestWhatCannotBeExecuted(t *testing.T) {
 	dir := t.TempDir()
 	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "foreign"), "../executor/executortest/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOARCH="+other)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := errors.Join(executortest.BuildProbe(dir, "GOARCH="+other), os.Rename(filepath.Join(dir, "probe"), filepath.Join(dir, "foreign"))); err != nil {
+		t.Fatal(err)
 	}
 	for name, file := range map[string]struct {
 		content string
