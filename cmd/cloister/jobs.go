@@ -172,10 +172,13 @@ func (a *app) results(ctx context.Context, id, receiptTo string) error {
 		return client.WriteAtomically(receiptTo, r.Receipt)
 	})
 	show.stop()
-	if isGone(err) {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return &failure{status: statusCancelled, message: "stopped waiting; nothing was written",
+			hint: "the job goes on: cloister results " + id + " waits for it again, cloister cancel " + id + " ends it"}
+	case isGone(err):
 		return goneFromEnclave(id)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	if err := forgetJob(id); err != nil {
