@@ -40,7 +40,7 @@ type Config struct {
 	Realm, Version string
 	// Idle bounds how long a job waits for the next thing that its operator must send [5 min].
 	Idle time.Duration
-	// Keep is how long results wait for the operator [15 min].
+	// Keep is how long results wait for the operator at most, whatever a job asks for [7 days].
 	Keep time.Duration
 	// Now is the clock of requests and records [time.Now].
 	Now func() time.Time

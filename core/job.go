@@ -172,7 +172,7 @@ func (j *Job) run() {
 		j.runner.boot.over(j)
 	}
 	j.runner.ended(end.denied)
-	j.keep = time.AfterFunc(j.runner.cfg.Keep, func() { _ = j.Delete() }) // nobody waits for its error
+	j.keep = time.AfterFunc(min(j.spec.Keep, j.runner.cfg.Keep), func() { _ = j.Delete() }) // nobody waits for its error
 	j.cancel(ErrOver)
 	close(j.done)
 	j.enter(Done)

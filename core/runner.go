@@ -39,7 +39,7 @@ func New(cfg Config) *Runner {
 		cfg.Idle = 5 * time.Minute
 	}
 	if cfg.Keep == 0 {
-		cfg.Keep = 15 * time.Minute
+		cfg.Keep = 7 * 24 * time.Hour
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -252,3 +252,30 @@ func TestAClockThatIsStoppedStaysSo(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 }
+
+// TestResultsWaitAsLongAsTheJobSays: and not a moment longer, nor longer than the enclave keeps anything.
+func TestResultsWaitAsLongAsTheJobSays(t *testing.T) {
+	for _, test := range []struct{ asked, most, want time.Duration }{
+		{20 * time.Minute, time.Hour, 20 * time.Minute}, {24 * time.Hour, time.Hour, time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e := allowing(t, writes(0), timed(time.Minute, test.most))
+			spec := coretest.Simple("job", "allow")
+			spec.Spec.Keep = test.asked
+			job, r := e.Run(t, spec)
+			if r.Outcome != receipt.Succeeded {
+				t.Fatalf("%+v", r)
+			}
+			time.Sleep(test.want - time.Second)
+			if _, err := e.Job("job", job.Token()); err != nil {
+				t.Errorf("after %v of %v: %v", test.want-time.Second, test.asked, err)
+			}
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if _, err := e.Job("job", job.Token()); err == nil {
+				t.Errorf("after %v of %v it is still there", test.want+time.Second, test.asked)
+			}
+			e.Empty(t)
+		})
+	}
+}

@@ -60,10 +60,15 @@ const (
 	maxProcesses = 32768 // PID_MAX_DEFAULT, linux/threads.h
 	minRun       = time.Millisecond
 	maxRun       = 7 * 24 * time.Hour
+	minKeep      = time.Minute
+	maxKeep      = 7 * 24 * time.Hour
 )
 
 // DefaultExecutor runs a command that names none.
 const DefaultExecutor = "python"
+
+// DefaultKeep is how long results wait for an operator who says nothing else.
+const DefaultKeep = 15 * time.Minute
 
 // DefaultLimits are the limits of a job that states none.
 func DefaultLimits() Limits {

@@ -47,6 +47,7 @@ func (j *Job) canonical(modules []string) *Canonical {
 		Logs:       CanonicalLogs{Stdout: j.Logs.Stdout != "", Stderr: j.Logs.Stderr != ""},
 		Exit:       j.ExitTo != "",
 		Limits:     j.Limits,
+		Keep:       cmp.Or(j.Keep, DefaultKeep),
 	}
 	c.Command.Executor = cmp.Or(c.Command.Executor, DefaultExecutor)
 	d := DefaultLimits()

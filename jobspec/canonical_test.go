@@ -179,6 +179,7 @@ func TestDigestCoversEveryField(t *testing.T) {
 		"disk":              func(c *jobspec.Canonical) { c.Limits.Disk++ },
 		"processes":         func(c *jobspec.Canonical) { c.Limits.Processes++ },
 		"run":               func(c *jobspec.Canonical) { c.Limits.Run++ },
+		"keep":              func(c *jobspec.Canonical) { c.Keep++ },
 		"memory for disk":   func(c *jobspec.Canonical) { c.Limits.Memory, c.Limits.Disk = c.Limits.Disk+7, c.Limits.Memory },
 		"disk for memory":   func(c *jobspec.Canonical) { c.Limits.Memory, c.Limits.Disk = c.Limits.Disk, c.Limits.Memory+7 },
 		"channel for input": func(c *jobspec.Canonical) { c.Inputs, c.Outputs = c.Outputs, c.Inputs },

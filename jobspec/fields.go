@@ -21,10 +21,11 @@ func jobFile() *shape {
 		optional("exit", destination("Where the number of the application's exit status lands. Without it you learn only whether the application succeeded.")),
 		optional("policies", list("Your own policies, asked in this order beside those of other parties.", maxPolicies, policyShape("job"))),
 		optional("limits", limitsShape()),
+		optional("keep", &shape{kind: durationKind, low: int64(minKeep), high: int64(maxKeep), shown: "15m",
+			doc: "How long the enclave keeps what may leave for whoever fetches it, in the memory that `limits.disk` holds; then it is wiped."}),
 	)
 	job.later = map[string]string{
 		"environment": "put what the application needs into its folder",
-		"keep":        "results are written when the job ends; remove this field",
 	}
 	return job
 }

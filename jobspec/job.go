@@ -33,6 +33,8 @@ type Job struct {
 	ExitTo   string
 	Policies []Policy
 	Limits   Limits
+	// Keep is how long results wait to be fetched; 0 means the default.
+	Keep time.Duration
 
 	// file and positions say where the job stands; empty for a job made without [Parse].
 	file      string
@@ -143,6 +145,7 @@ type Canonical struct {
 	Exit     bool                `json:"exit"`
 	Policies []CanonicalPolicy   `json:"policies"`
 	Limits   Limits              `json:"limits"`
+	Keep     time.Duration       `json:"keep"` // nanoseconds
 }
 
 // CanonicalLogs says which logs are asked for.

@@ -73,7 +73,7 @@ func outputPath(name string) path { return path("outputs").key(name).field("save
 // in it as it is: a limit of 0 is a problem, not a limit left out, and a list is in its order.
 func (c *collector) rules(job *Job, version value) {
 	draft := job.canonical(make([]string, len(job.Policies)))
-	draft.Limits = job.Limits
+	draft.Limits, draft.Keep = job.Limits, job.Keep
 	for name := range draft.SealTo {
 		draft.SealTo[name] = job.Outputs[name].SealTo
 	}
@@ -115,6 +115,7 @@ func build(v value) *Job {
 		Logs:       Logs{Stdout: logs.at("stdout").text, Stderr: logs.at("stderr").text},
 		ExitTo:     v.at("exit").text,
 		Limits:     buildLimits(v.at("limits")),
+		Keep:       time.Duration(v.at("keep").numberOr(int64(DefaultKeep))),
 	}
 	for name, input := range v.at("inputs").fields {
 		job.Inputs[name] = Input{From: input.at("from").text}

@@ -179,6 +179,7 @@ func (r *rules) limits() {
 	r.within("limits.disk", l.Disk, minDisk, maxDisk, bytesOf)
 	r.within("limits.processes", int64(l.Processes), 1, maxProcesses, plain)
 	r.within("limits.run", int64(l.Run), int64(minRun), int64(maxRun), durationOf)
+	r.within("keep", int64(r.job.Keep), int64(minKeep), int64(maxKeep), durationOf)
 }
 
 func (r *rules) within(p path, n, low, high int64, show func(int64) string) {

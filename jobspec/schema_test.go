@@ -232,6 +232,7 @@ func TestPrintedDefaultsAreTheParsersDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	limits := map[string]any{}
+	file := map[string]any{"version": 1, "name": "a", "limits": limits}
 	command := map[string]any{"entrypoint": "main.py"}
 	checked := 0
 	for name, node := range schemaFields(t) {
@@ -244,12 +245,14 @@ func TestPrintedDefaultsAreTheParsersDefaults(t *testing.T) {
 			limits[field] = value
 		} else if field, ok := strings.CutPrefix(name, "application.command."); ok {
 			command[field] = value
+		} else if !strings.Contains(name, ".") {
+			file[name] = value
 		} else {
 			t.Errorf("the default of %s is not checked here", name)
 		}
 	}
-	spelt, err := yaml.Marshal(map[string]any{"version": 1, "name": "a", "limits": limits,
-		"application": map[string]any{"from": ".", "command": command}})
+	file["application"] = map[string]any{"from": ".", "command": command}
+	spelt, err := yaml.Marshal(file)
 	if err != nil {
 		t.Fatal(err)
 	}

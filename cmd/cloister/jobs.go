@@ -21,7 +21,7 @@ import (
 
 const aboutSubmit = `Submit sends a job and everything that it names into an enclave that stays (cloister enclave start), and leaves it
 to run: it outlives this terminal. It prints the job's id; cloister results ID lands what may leave. The enclave keeps
-results for 15 minutes.`
+results as long as the job file says, 15 minutes unless it says something else.`
 
 const aboutResults = `Results waits for the end of a job that was submitted and writes what every policy allowed to leave, where the job
 file said: everything or nothing. Then the enclave wipes the job. Ctrl-C stops the waiting, and not the job. Where
@@ -196,7 +196,7 @@ func isGone(err error) bool {
 func goneFromEnclave(id string) error {
 	return errors.Join(forgetJob(id), &failure{
 		status: statusUnavailable, message: "the enclave has wiped job " + id,
-		hint: "it keeps results for 15 minutes, and once they were fetched no longer; submit the job again",
+		hint: "it keeps results as long as the job file says (keep), and once they were fetched no longer; submit the job again",
 	})
 }
 

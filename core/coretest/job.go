@@ -46,7 +46,7 @@ func Simple(id string, modules ...string) Job {
 			},
 			Inputs: []string{"data"}, Outputs: []string{"result"},
 			Logs: jobspec.CanonicalLogs{Stdout: true, Stderr: true}, Exit: true,
-			Limits: jobspec.DefaultLimits(),
+			Limits: jobspec.DefaultLimits(), Keep: jobspec.DefaultKeep,
 		},
 		Assets: map[string]map[string]string{
 			"application": {"main.py": "print()"},
