@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -503,10 +504,12 @@ func TestNoMoreWorkersThanThereMayBe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error)
+	atWork := announcing{fstest.MapFS{}, make(chan struct{}), new(sync.Once)}
 	go func() {
-		_, err := hostile.Decide(ctx, request(abi.Ingress, `"forever"`), abi.Files{})
+		_, err := hostile.Decide(ctx, request(abi.Egress, `"look"`), abi.Files{Artifacts: atWork})
 		ended <- err
 	}()
+	<-atWork.seen
 	short, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
 	if _, err := pool.Load(short, named(t, "late")); !errors.Is(err, context.DeadlineExceeded) {
@@ -537,6 +540,18 @@ func TestNoMoreWorkersThanThereMayBe(t *testing.T) {
 	if most.Load() != 1 {
 		t.Errorf("%d workers at once", most.Load())
 	}
+}
+
+// announcing is a file system that says when somebody opens something in it.
+type announcing struct {
+	fstest.MapFS
+	seen chan struct{}
+	once *sync.Once
+}
+
+func (a announcing) Open(name string) (fs.File, error) {
+	a.once.Do(func() { close(a.seen) })
+	return a.MapFS.Open(name)
 }
 
 // counted counts a process as long as it runs.

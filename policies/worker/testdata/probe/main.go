@@ -19,6 +19,10 @@ func main() {
 			return abi.Decision{}, err
 		}
 		switch do {
+		case "look": // so that one can see that it is at work
+			_, _ = os.ReadDir("/artifact")
+			for {
+			}
 		case "forever":
 			for {
 			}
