@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -43,6 +44,9 @@ func withPolicies(ctx context.Context, paths []string, use func([]tried) error) 
 		if errors.Is(err, worker.ErrRefused) {
 			return usage(cureOf(err), "%s: %v", path, err)
 		}
+		if errors.Is(err, worker.ErrGone) {
+			return usage(fmt.Sprintf("a policy has %s for compiling it and for its own memory; make it smaller", bytesOf(workerMemory)), "%s: %v", path, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -62,7 +66,7 @@ func startWorker(_ context.Context, end *os.File) (worker.Process, error) {
 		return nil, err
 	}
 	w := plainWorker{cmd}
-	limit := unix.Rlimit{Cur: worker.Memory, Max: worker.Memory} // before it is told of a module
+	limit := unix.Rlimit{Cur: workerMemory, Max: workerMemory} // before it is told of a module
 	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &limit, nil); err != nil {
 		return nil, errors.Join(err, w.Kill(), cmd.Wait())
 	}
