@@ -116,7 +116,8 @@ func findStanding(name string) (standing, error) {
 	}
 	raw, err := client.ReadBounded(file, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
-		return standing{}, usage("cloister enclave start "+name+" starts one; cloister enclave list says which there are", "there is no enclave %q", name)
+		return standing{}, errors.Join(errEnded,
+			usage("cloister enclave start "+name+" starts one; cloister enclave list says which there are", "there is no enclave %q", name))
 	}
 	if err != nil {
 		return standing{}, err
@@ -126,11 +127,16 @@ func findStanding(name string) (standing, error) {
 		return standing{}, usage("remove it", "%s: %v", file, err)
 	}
 	if !s.Enclave.runs() {
-		return standing{}, &failure{status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", name),
-			hint: "start it again: cloister enclave start " + name}
+		return standing{}, errors.Join(errEnded, &failure{
+			status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", name),
+			hint: "start it again: cloister enclave start " + name,
+		})
 	}
 	return s, nil
 }
+
+// errEnded: an enclave is not there, or not any more, and neither is any job in it.
+var errEnded = errors.New("the enclave has ended")
 
 // client gives a client that trusts this enclave, and nothing else.
 func (s standing) client() (*client.Client, error) {
@@ -213,6 +219,15 @@ func (a *app) serveEnclave(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
+	// One keeper for a name: the lock ends with the process.
+	lock, err := os.OpenFile(strings.TrimSuffix(file, ".json")+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return usage("cloister enclave stop "+name+" ends it", "the enclave %q runs already", name)
+	}
 	enclave, err := simulate(ctx, filepath.Join(beside, "enclave"))
 	if err != nil {
 		return err
@@ -282,8 +297,10 @@ func (a *app) stopEnclave(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Kill(s.Keeper.PID, unix.SIGTERM); err != nil {
-		return fmt.Errorf("stopping %s: %w", name, err)
+	if s.Keeper.runs() { // its number may be somebody else's by now
+		if err := unix.Kill(s.Keeper.PID, unix.SIGTERM); err != nil {
+			return fmt.Errorf("stopping %s: %w", name, err)
+		}
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

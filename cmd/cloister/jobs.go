@@ -74,25 +74,23 @@ func (a *app) submit(ctx context.Context, file string) error {
 	if a.enclave == "local" {
 		return usage("start one that stays: cloister enclave start dev; then --enclave dev", "a local enclave ends with this command, and the job with it")
 	}
+	if _, err := stateDir("jobs"); err != nil {
+		return err
+	}
 	var ticket *client.Ticket
 	err := a.withEnclave(ctx, file, "", func(c *client.Client, p *client.Package) (err error) {
 		show := a.newProgress()
 		defer show.stop()
 		ticket, err = c.Send(ctx, p, client.Observer{Phase: show.phase, Sending: show.sending})
-		return err
+		if err != nil {
+			return err
+		}
+		if err := rememberJob(submitted{Enclave: a.enclave, At: time.Now().UTC().Format(time.RFC3339), Ticket: ticket}); err != nil {
+			return errors.Join(err, c.Cancel(ctx, ticket)) // nobody could come back to it
+		}
+		return nil
 	})
 	if err != nil {
-		return err
-	}
-	path, err := jobFile(ticket.ID)
-	if err != nil {
-		return err
-	}
-	raw, err := json.Marshal(submitted{Enclave: a.enclave, At: time.Now().UTC().Format(time.RFC3339), Ticket: ticket})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		return err
 	}
 	if a.json {
@@ -101,6 +99,32 @@ func (a *app) submit(ctx context.Context, file string) error {
 	}
 	say(a.stdout, "%s\n", ticket.ID)
 	return nil
+}
+
+// rememberJob writes a job's record, whole or not at all.
+func rememberJob(job submitted) error {
+	path, err := jobFile(job.Ticket.ID)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(job)
+	if err != nil {
+		return err
+	}
+	next := path + ".new"
+	if err := os.WriteFile(next, raw, 0o600); err != nil {
+		return errors.Join(err, os.RemoveAll(next))
+	}
+	return os.Rename(next, path)
+}
+
+// openJob is findJob for a command that is about this job alone. One that is lost is forgotten.
+func (a *app) openJob(id string) (submitted, *client.Client, error) {
+	job, c, err := a.findJob(id)
+	if errors.Is(err, errEnded) {
+		err = errors.Join(forgetJob(id), err)
+	}
+	return job, c, err
 }
 
 // findJob reads a job's record, and opens its enclave.
@@ -113,18 +137,18 @@ func (a *app) findJob(id string) (submitted, *client.Client, error) {
 		return submitted{}, nil, err
 	}
 	s, err := findStanding(job.Enclave)
-	if err != nil {
+	if errors.Is(err, errEnded) {
 		return job, nil, errors.Join(errEnded, &failure{
 			status: statusUnavailable, message: "the enclave " + printable(job.Enclave) + " has ended, and job " + id + " with it",
 			hint: "submit it again",
 		})
 	}
+	if err != nil {
+		return job, nil, err
+	}
 	c, err := s.client()
 	return job, c, err
 }
-
-// errEnded: the enclave of a job is not there any more.
-var errEnded = errors.New("the enclave has ended")
 
 func readJobRecord(id string) (submitted, error) {
 	path, err := jobFile(id)
@@ -145,7 +169,7 @@ func readJobRecord(id string) (submitted, error) {
 	return job, nil
 }
 
-// forget removes a job's record.
+// forgetJob removes a job's record.
 func forgetJob(id string) error {
 	path, err := jobFile(id)
 	if err != nil {
@@ -155,14 +179,14 @@ func forgetJob(id string) error {
 }
 
 func (a *app) results(ctx context.Context, id, receiptTo string) error {
-	job, c, err := a.findJob(id)
-	if errors.Is(err, errEnded) {
-		return errors.Join(forgetJob(id), err)
-	}
+	job, c, err := a.openJob(id)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if err := checkReceipt(job.Ticket, receiptTo); err != nil {
+		return err
+	}
 	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
 	show := a.newProgress()
 	report, err := c.Collect(ctx, job.Ticket, client.Observer{Phase: show.phase}, func(r *client.Report) error {
@@ -241,6 +265,9 @@ func (a *app) listJobs(ctx context.Context) error {
 	return nil
 }
 
+// statusTimeout bounds how long one enclave holds up a list of jobs.
+const statusTimeout = 5 * time.Second
+
 // describeJob says where a job is. One whose enclave has ended, or wiped it, is gone.
 func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 	job, c, err := a.findJob(id)
@@ -248,16 +275,24 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 		return jobReport{}, err
 	}
 	r := jobReport{ID: id, Name: job.Ticket.Name, Enclave: job.Enclave, At: job.At, State: "gone"}
-	if err != nil {
+	if errors.Is(err, errEnded) {
 		return r, nil
 	}
+	if err != nil {
+		return r, err
+	}
 	defer c.Close()
-	phase, result, err := c.Status(ctx, job.Ticket)
+	brief, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	phase, result, err := c.Status(brief, job.Ticket)
 	switch {
 	case isGone(err):
 		return r, nil
-	case err != nil:
-		return r, err
+	case ctx.Err() != nil:
+		return r, context.Cause(ctx)
+	case err != nil: // the other jobs are listed all the same
+		r.State = "unreachable"
+		return r, nil
 	}
 	r.State = string(phase)
 	if result != nil && phase == core.Done {
@@ -267,10 +302,7 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 }
 
 func (a *app) cancelJob(ctx context.Context, id string) error {
-	job, c, err := a.findJob(id)
-	if errors.Is(err, errEnded) {
-		return errors.Join(forgetJob(id), err)
-	}
+	job, c, err := a.openJob(id)
 	if err != nil {
 		return err
 	}

@@ -119,8 +119,13 @@ func (a *app) open(ctx context.Context, beside string) (c *client.Client, stop f
 	return c, func() error { c.Close(); return nil }, nil
 }
 
-// checkReceipt finds out before anything runs whether the receipt can be written.
-func checkReceipt(p *client.Package, receiptTo string) error {
+// receiptChecker is a job that is to be sent, or was.
+type receiptChecker interface {
+	CheckReceipt(path string) (message, hint string)
+}
+
+// checkReceipt finds out before anything runs whether the receipt of a job can be written.
+func checkReceipt(p receiptChecker, receiptTo string) error {
 	if receiptTo == "" {
 		return nil
 	}
@@ -226,12 +231,20 @@ func conditions(run *receipt.Run, ch abi.Channel) string {
 		switch {
 		case a.Channel != ch:
 		case len(a.Recipients) == 1:
-			said += ", sealed to " + printable(a.Recipients[0])
+			said += ", sealed to " + printable(abbreviated(a.Recipients[0]))
 		case len(a.Recipients) > 1:
 			said += fmt.Sprintf(", sealed to %d recipients", len(a.Recipients))
 		}
 	}
 	return said
+}
+
+// abbreviated keeps the beginning of a recipient: a post-quantum one has 1,959 characters.
+func abbreviated(recipient string) string {
+	if len(recipient) <= 80 {
+		return recipient
+	}
+	return recipient[:40] + "…"
 }
 
 // unnamed says what a denial without a policy can be: the record does not tell several policies

@@ -23,7 +23,7 @@ var ErrOutput = errors.New("output refused")
 //
 // Names, kinds and the number of what is wrong are the application's to choose, and no policy
 // judged them. So if the job has an owner's policy, Channel is empty and Err is nil, unless everybody
-// allowed the artifact and it could not be sealed.
+// allowed the artifact and there is no room to seal it.
 type OutputError struct {
 	Channel abi.Channel
 	Err     error
@@ -104,10 +104,11 @@ func (f frozen) write(ctx context.Context, w io.Writer) error {
 
 // Egress freezes the candidates of consented channels, lets the policies that redact replace
 // what they declared, asks every policy about all that is left in one request each, and clears
-// it if all allow. What the job seals is encrypted then, and nothing else of it leaves. Without anything to judge nobody is asked, and an empty Clearance is the result.
+// it if all allow. What the job seals is encrypted then, and nothing else of it leaves. Without
+// anything to judge nobody is asked, and an empty Clearance is the result.
 //
-// It fails with an [OutputError], with a [Denial], or with ctx's error; nothing is cleared
-// then. What the policies read is what was frozen because nothing can write there any more:
+// It fails with an [OutputError], with a [Denial], with ctx's error, or with the machine's where it
+// cannot seal; nothing is cleared then. What the policies read is what was frozen because nothing can write there any more:
 // the sandbox is dead, and the files are the enclave's alone.
 func (b *Border) Egress(ctx context.Context, request abi.Request, leaving Leaving) (_ *Clearance, err error) {
 	if err := b.enter(abi.Egress); err != nil {

@@ -2,8 +2,10 @@ package border
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"filippo.io/age"
 
@@ -23,8 +25,11 @@ func (c *Clearance) seal(ctx context.Context, leaving Leaving) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil { // everybody allowed it, so there is nothing to keep from the operator
+		if errors.Is(err, syscall.ENOSPC) { // everybody allowed it, so there is nothing to keep from the operator
 			return &OutputError{Channel: f.Channel, Err: fmt.Errorf("sealing: %w", err)}
+		}
+		if err != nil {
+			return fmt.Errorf("border: sealing %s: %w", f.Channel, err)
 		}
 		_ = f.source.Close() // it was read only
 		*f = sealed

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/coretest"
@@ -124,11 +125,40 @@ func TestI2_WhatCannotBeSealedDoesNotLeave(t *testing.T) {
 			s.write("log", "log")
 			s.pass(result, abi.Stdout)
 			c, err := s.egress(s.file(result, "r"), s.file(abi.Stdout, "log"))
-			refused, ok := errors.AsType[*border.OutputError](err)
-			if c != nil || !ok || refused.Channel != result {
+			if _, isOutput := errors.AsType[*border.OutputError](err); c != nil || err == nil || isOutput {
 				t.Errorf("%+v, %v", c, err)
 			}
 		})
+	}
+}
+
+// TestI2_WhatDoesNotFitSealedDoesNotLeave: nothing of the job does, and the operator is told what is too large.
+func TestI2_WhatDoesNotFitSealedDoesNotLeave(t *testing.T) {
+	s := newSealedScene(t, map[abi.Channel][]string{result: {identity(t).Recipient().String()}}, owner("a", allow()))
+	if err := unix.Mount("tmpfs", s.sealed.Name(), "tmpfs", 0, "size=64k"); err != nil {
+		if os.Geteuid() == 0 {
+			t.Fatal(err)
+		}
+		t.Skip("a file system of 64 KiB is root's to mount")
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(s.sealed.Name(), unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	small, err := os.OpenRoot(s.sealed.Name()) // what is mounted there now
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer small.Close()
+	s.sealed = small
+	s.write("r", strings.Repeat("x", 128<<10))
+	s.write("log", "log")
+	s.pass(result, abi.Stdout)
+	c, err := s.egress(s.file(result, "r"), s.file(abi.Stdout, "log"))
+	refused, ok := errors.AsType[*border.OutputError](err)
+	if c != nil || !ok || refused.Channel != result || !strings.Contains(err.Error(), "no space") {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

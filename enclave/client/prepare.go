@@ -131,12 +131,7 @@ func (p *Package) total() (n int64) {
 // CheckReceipt says why the receipt of the job could not be written to path; both are empty if
 // it can.
 func (p *Package) CheckReceipt(path string) (message, hint string) {
-	for _, d := range p.destinations() {
-		if within(path, d.path) || within(d.path, path) {
-			return fmt.Sprintf("%q is where %s lands", path, d.channel), "choose another place for the receipt"
-		}
-	}
-	if message, hint := (destination{path: path}).check(); message != "" {
+	if message, hint := checkReceipt(path, p.destinations()); message != "" {
 		return message, hint
 	}
 	for _, from := range p.reads() {
@@ -145,6 +140,15 @@ func (p *Package) CheckReceipt(path string) (message, hint string) {
 		}
 	}
 	return "", ""
+}
+
+func checkReceipt(path string, places []destination) (message, hint string) {
+	for _, d := range places {
+		if within(path, d.path) || within(d.path, path) {
+			return fmt.Sprintf("%q is where %s lands", path, d.channel), "choose another place for the receipt"
+		}
+	}
+	return destination{path: path}.check()
 }
 
 // reads are the paths that the job names to read.

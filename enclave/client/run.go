@@ -73,11 +73,7 @@ func (c *Client) Plan(ctx context.Context, p *Package) (wire.Admission, core.Res
 // anything else of the job leaves the enclave; then what may leave lands, everything or nothing.
 func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Report) error) (_ *Report, err error) {
 	o.setDefaults()
-	credentials, err := c.credentials(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	j, err := c.begin(ctx, p)
+	j, credentials, err := c.enter(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +109,16 @@ func (j *Job) finish(ctx context.Context, result core.Result, reason error, t *T
 }
 
 func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }
+
+// enter begins a job that is to run, with the credentials that it takes.
+func (c *Client) enter(ctx context.Context, p *Package) (*Job, wire.Credentials, error) {
+	credentials, err := c.credentials(ctx, p)
+	if err != nil {
+		return nil, wire.Credentials{}, err
+	}
+	j, err := c.begin(ctx, p)
+	return j, credentials, err
+}
 
 // credentials are the operator's for the KMS of the job's sealed assets, if it has any.
 func (c *Client) credentials(ctx context.Context, p *Package) (wire.Credentials, error) {

@@ -23,7 +23,7 @@ type Ticket struct {
 	// Policies are those that the receipt must name, Sent the assets that were sent, by name.
 	Policies []abi.PolicyRef         `json:"policies"`
 	Sent     map[string]tree.Summary `json:"sent"`
-	// Assets names all assets of the job; Asked its channels.
+	// Assets names all assets of the job, Places its channels and where they land.
 	Assets []string `json:"assets"`
 	Places []Place  `json:"places"`
 }
@@ -61,23 +61,32 @@ func (t *Ticket) Channels() []abi.Channel {
 
 // destination finds where a channel's artifact lands.
 func (t *Ticket) destination(ch abi.Channel) (destination, bool) {
-	i := slices.IndexFunc(t.Places, func(p Place) bool { return p.Channel == ch })
+	all := t.destinations()
+	i := slices.IndexFunc(all, func(d destination) bool { return d.channel == ch })
 	if i < 0 {
 		return destination{}, false
 	}
-	p := t.Places[i]
-	return destination{channel: p.Channel, path: p.Path, tree: p.Tree, recipients: p.Recipients}, true
+	return all[i], true
+}
+
+func (t *Ticket) destinations() []destination {
+	var all []destination
+	for _, p := range t.Places {
+		all = append(all, destination{channel: p.Channel, path: p.Path, tree: p.Tree, recipients: p.Recipients})
+	}
+	return all
+}
+
+// CheckReceipt is [Package.CheckReceipt] for a job that was sent.
+func (t *Ticket) CheckReceipt(path string) (message, hint string) {
+	return checkReceipt(path, t.destinations())
 }
 
 // Send submits a job and sends everything that it reads, and leaves it to run. A job that ended meanwhile has
 // a ticket too: its result says why.
 func (c *Client) Send(ctx context.Context, p *Package, o Observer) (*Ticket, error) {
 	o.setDefaults()
-	credentials, err := c.credentials(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	j, err := c.begin(ctx, p)
+	j, credentials, err := c.enter(ctx, p)
 	if err != nil {
 		return nil, err
 	}
