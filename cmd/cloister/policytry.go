@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ type tried struct {
 
 // withPolicies loads policies into workers, as an enclave does, and ends those when use returns.
 func withPolicies(ctx context.Context, paths []string, use func([]tried) error) (err error) {
-	pool := worker.New(worker.Config{Start: startWorker})
+	pool := worker.New(worker.Config{Start: startWorker, Workers: runtime.NumCPU() * len(paths)})
 	defer func() { err = errors.Join(err, pool.Close()) }()
 	var all []tried
 	for _, path := range paths {

@@ -228,6 +228,10 @@ func TestAJobFromSubmitToRelease(t *testing.T) {
 	if last.Phase != core.Done || last.Result == nil || last.Result.Outcome != receipt.Succeeded {
 		t.Errorf("%+v", last)
 	}
+	r = s.call(http.MethodGet, at(wire.StatusPath, "job", ""), got.Token, nil)
+	if strings.TrimSpace(r.body) != lines[len(lines)-1] || r.header.Get("Content-Type") != wire.JSONType {
+		t.Errorf("the status is %+v, and the last phase %s", r, lines[len(lines)-1])
+	}
 	release := at(wire.ReleasePath, "job", "outputs.result")
 	if r := s.call(http.MethodGet, release, got.Token, nil); r.code() != wire.Order {
 		t.Errorf("before the record: %+v", r)
@@ -282,6 +286,7 @@ func TestEveryError(t *testing.T) {
 		{"no token", "GET", at(wire.ReceiptPath, "done", ""), "", "", 404, wire.NotFound},
 		{"a foreign token", "GET", at(wire.ReceiptPath, "done", ""), other, "", 404, wire.NotFound},
 		{"a foreign token for a release", "GET", at(wire.ReleasePath, "done", "outputs.result"), other, "", 404, wire.NotFound},
+		{"a foreign token for the status", "GET", at(wire.StatusPath, "done", ""), other, "", 404, wire.NotFound},
 		{"a foreign token to delete", "DELETE", at(wire.JobPath, "done", ""), other, "", 404, wire.NotFound},
 		{"a foreign token to upload", "PUT", at(wire.AssetPath, "open", "application"), done, "x", 404, wire.NotFound},
 		{"no job", "GET", at(wire.PhasesPath, "none", ""), done, "", 404, wire.NotFound},

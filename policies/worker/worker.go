@@ -46,8 +46,10 @@ type Config struct {
 	// Start starts a worker with one descriptor, its end of the socket, as descriptor 3. Required; see
 	// [Walled].
 	Start func(ctx context.Context, end *os.File) (Process, error)
-	// Workers bounds the workers of all policies [16], Parallel those of one [the number of CPUs].
-	Workers, Parallel int
+	// Workers bounds the workers of all policies, each of which may take [Memory]. Required.
+	Workers int
+	// Parallel bounds the workers of one policy [the number of CPUs].
+	Parallel int
 	// Cached bounds the policies whose workers are kept without anybody using them [16].
 	Cached int
 	// Limits bound a policy; zero fields are package policies' defaults.
@@ -61,9 +63,6 @@ const (
 	decideTime  = 30 * time.Second
 	grace       = time.Second
 )
-
-// workers is how many there are at most, unless a caller says.
-const workers = 16
 
 // Pool loads policies, each into workers of its own. It is safe for concurrent use.
 type Pool struct {
@@ -95,9 +94,6 @@ type load struct {
 func New(cfg Config) *Pool {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = runtime.NumCPU()
-	}
-	if cfg.Workers == 0 {
-		cfg.Workers = workers
 	}
 	if cfg.Cached == 0 {
 		cfg.Cached = 16
