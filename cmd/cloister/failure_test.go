@@ -17,6 +17,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/plugins/sandbox"
 	"github.com/cloister-run/cloister/policies/abi"
+	"github.com/cloister-run/cloister/policies/worker"
 )
 
 // TestOutcomes: every outcome has its status, and every failure a message and a hint.
@@ -152,3 +153,16 @@ func TestAnswersThatDiffer(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// A worker that died over a module is the module's fault, and no fault of Cloister to be reported.
+func TestAPolicyThatTakesTooMuch(t *testing.T) {
+	f, ok := errors.AsType[*failure](loadFailure("big.wasm", fmt.Errorf("%w: EOF", worker.ErrGone)))
+	if !ok || f.status != statusUsage || !strings.HasPrefix(f.message, "big.wasm: ") || !strings.Contains(f.hint, "make it smaller") {
+		t.Errorf("%+v", f)
+	}
+	if err := loadFailure("p.wasm", errFull); !errors.Is(err, errFull) {
+		t.Errorf("another error became %v", err)
+	}
+}
+
+var errFull = errors.New("the machine is full")

@@ -42,18 +42,23 @@ func withPolicies(ctx context.Context, paths []string, use func([]tried) error) 
 		}
 		start := time.Now()
 		policy, err := pool.Load(ctx, binary)
-		if errors.Is(err, worker.ErrRefused) {
-			return usage(cureOf(err), "%s: %v", path, err)
-		}
-		if errors.Is(err, worker.ErrGone) {
-			return usage(fmt.Sprintf("a policy has %s for compiling it and for its own memory; make it smaller", bytesOf(workerMemory)), "%s: %v", path, err)
-		}
 		if err != nil {
-			return err
+			return loadFailure(path, err)
 		}
 		all = append(all, tried{path, binary, policy, time.Since(start)})
 	}
 	return use(all)
+}
+
+// loadFailure says why an enclave would not take a policy.
+func loadFailure(path string, err error) error {
+	switch {
+	case errors.Is(err, worker.ErrRefused):
+		return usage(cureOf(err), "%s: %v", path, err)
+	case errors.Is(err, worker.ErrGone):
+		return usage(fmt.Sprintf("compiling a policy and running it may take %s; make it smaller", bytesOf(workerMemory)), "%s: %v", path, err)
+	}
+	return err
 }
 
 // startWorker starts this command again as a policy worker. It has no sandbox around it, which not every
