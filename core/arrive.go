@@ -29,7 +29,12 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	}
 	j.patience.hold()
 	defer func() { err = j.arrived(err) }()
-	p, err := j.load(ctx, module)
+	release, err := j.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	p, err := j.runner.cfg.Policies.Load(ctx, module)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -40,7 +45,11 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	}
 	for i, use := range j.spec.Policies {
 		if use.Module == digest {
-			if err := p.CheckConfig(use.Config); err != nil {
+			err := p.CheckConfig(ctx, use.Config)
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
 				return fmt.Errorf("%w: policies[%d]: %w", ErrInvalid, i, err)
 			}
 		}
@@ -52,15 +61,15 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	return nil
 }
 
-// load loads a policy's module, one of the job's at a time: all jobs share the processes that do it.
-func (j *Job) load(ctx context.Context, module []byte) (Policy, error) {
+// turn is held while one of the job's policies is loaded: one at a time, for all jobs share the processes
+// that do it.
+func (j *Job) turn(ctx context.Context) (release func(), err error) {
 	select {
 	case j.loading <- struct{}{}:
+		return func() { <-j.loading }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	defer func() { <-j.loading }()
-	return j.runner.cfg.Policies.Load(ctx, module)
 }
 
 // isUnavailable reports whether the machine is at fault, and not what was sent.

@@ -75,8 +75,8 @@ type Policies interface {
 type Policy interface {
 	border.Judge
 	Manifest() abi.Manifest
-	// CheckConfig says what is wrong with a configuration.
-	CheckConfig(config json.RawMessage) error
+	// CheckConfig says what is wrong with a configuration, unless ctx ended.
+	CheckConfig(ctx context.Context, config json.RawMessage) error
 }
 
 // NSM is what core uses of a Nitro Security Module. It is safe for concurrent use.

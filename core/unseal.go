@@ -73,14 +73,19 @@ func (j *Job) readFront(ctx context.Context, claim Claim, front []byte) (*sealed
 	if err := j.fits(claim, h); err != nil {
 		return nil, err
 	}
-	policy, err := j.load(ctx, bundle.Module)
+	release, err := j.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	policy, err := j.runner.cfg.Policies.Load(ctx, bundle.Module)
 	if err != nil {
 		return nil, fmt.Errorf("its policy: %w", err)
 	}
 	if err := bundle.CheckManifest(policy.Manifest()); err != nil {
 		return nil, err
 	}
-	if err := policy.CheckConfig(h.Policy.Config); err != nil {
+	if err := policy.CheckConfig(ctx, h.Policy.Config); err != nil {
 		return nil, fmt.Errorf("its policy: %w", err)
 	}
 	if h.Policy.Limits != (envelope.Limits{}) {

@@ -57,7 +57,7 @@ func (a *app) checkPolicy(ctx context.Context, path, config, fixtures string) er
 			return err
 		}
 		if config != "" {
-			if err := p.policy.CheckConfig(raw); err != nil {
+			if err := p.policy.CheckConfig(ctx, raw); err != nil {
 				return usage("the manifest's config_schema says what it takes", "%s: %v", path, err)
 			}
 		}

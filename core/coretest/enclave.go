@@ -352,7 +352,7 @@ func (p *Policy) Manifest() abi.Manifest {
 }
 
 // CheckConfig asks Config.
-func (p *Policy) CheckConfig(config json.RawMessage) error {
+func (p *Policy) CheckConfig(_ context.Context, config json.RawMessage) error {
 	if p.Config == nil {
 		return nil
 	}

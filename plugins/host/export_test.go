@@ -22,3 +22,8 @@ func (s Sockets) Close() { s.s.Close() }
 
 // NewTLS is the host's end of a session's TLS.
 func NewTLS() (*tls.Config, string, error) { return newTLS() }
+
+// Seal is how an executable is sealed, and how often it is tried.
+var Seal = seal
+
+const SealTries = sealTries

@@ -62,6 +62,7 @@ type Info struct {
 type Host struct {
 	cfg     Config
 	plugins map[string]*installed
+	images  images
 	start   starter.Func
 }
 
@@ -87,21 +88,16 @@ func NewWith(cfg Config, start starter.Func) (*Host, error) {
 		return nil, fmt.Errorf("host: opening the folder of executors: %w", err)
 	}
 	defer root.Close()
-	plugins, err := install(root)
+	images := images{}
+	plugins, err := install(root, images)
 	if err != nil {
-		return nil, fmt.Errorf("host: %w", err)
+		return nil, fmt.Errorf("host: %w", errors.Join(err, images.close()))
 	}
-	return &Host{cfg: cfg, plugins: plugins, start: start}, nil
+	return &Host{cfg: cfg, plugins: plugins, images: images, start: start}, nil
 }
 
 // Close lets go of the sealed executables. Sessions that were launched live on.
-func (h *Host) Close() error {
-	var errs []error
-	for _, p := range h.plugins {
-		errs = append(errs, p.image.Close())
-	}
-	return errors.Join(errs...)
-}
+func (h *Host) Close() error { return h.images.close() }
 
 // List says what is installed, by name.
 func (h *Host) List() []Info {
@@ -169,7 +165,7 @@ func (c *Config) check() error {
 }
 
 // install reads what root holds. Files beside the plugins' folders are no concern of it.
-func install(root *os.Root) (map[string]*installed, error) {
+func install(root *os.Root, images images) (map[string]*installed, error) {
 	dir, err := root.Open(".")
 	if err != nil {
 		return nil, err
@@ -193,7 +189,7 @@ func install(root *os.Root) (map[string]*installed, error) {
 		if !e.IsDir() {
 			continue
 		}
-		p, err := installOne(root, e.Name())
+		p, err := installOne(root, e.Name(), images)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", e.Name(), err))
 			continue
@@ -201,15 +197,12 @@ func install(root *os.Root) (map[string]*installed, error) {
 		plugins[e.Name()] = p
 	}
 	if len(problems) > 0 {
-		for _, p := range plugins {
-			problems = append(problems, p.image.Close())
-		}
 		return nil, errors.Join(problems...)
 	}
 	return plugins, nil
 }
 
-func installOne(root *os.Root, name string) (*installed, error) {
+func installOne(root *os.Root, name string, images images) (*installed, error) {
 	raw, err := readManifest(root, filepath.Join(name, "manifest.json"))
 	if err != nil {
 		return nil, err
@@ -221,7 +214,7 @@ func installOne(root *os.Root, name string) (*installed, error) {
 	if m.Name != name {
 		return nil, fmt.Errorf("name: the manifest says %q", m.Name)
 	}
-	img, err := openImage(root, m)
+	img, err := images.open(root, m)
 	if err != nil {
 		return nil, fmt.Errorf("executable: %w", err)
 	}

@@ -27,6 +27,30 @@ const sealsOfImage = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK |
 // hashing again at each launch, and no plugin ever holds a way to the file on disk.
 type image struct{ file *os.File }
 
+// images are those of a host. Executors of one binary and digest share one: it is copied and hashed once.
+type images map[[2]string]*image
+
+// open gives the image of a manifest's executable.
+func (all images) open(root *os.Root, m proto.Manifest) (*image, error) {
+	key := [2]string{m.Executable, m.SHA256}
+	if img, ok := all[key]; ok {
+		return img, nil
+	}
+	img, err := openImage(root, m)
+	if err == nil {
+		all[key] = img
+	}
+	return img, err
+}
+
+func (all images) close() error {
+	var errs []error
+	for _, img := range all {
+		errs = append(errs, img.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // openImage copies the manifest's executable and compares its digest.
 func openImage(root *os.Root, m proto.Manifest) (*image, error) {
 	src, err := openRegular(func(flag int) (*os.File, error) {
@@ -71,10 +95,27 @@ func (i *image) fill(src io.Reader, want string) error {
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
 		return fmt.Errorf("its digest is %s, the manifest says %s", got, want)
 	}
-	if _, err := unix.FcntlInt(i.file.Fd(), unix.F_ADD_SEALS, sealsOfImage); err != nil {
+	if err := seal(func() error {
+		_, err := unix.FcntlInt(i.file.Fd(), unix.F_ADD_SEALS, sealsOfImage)
+		return err
+	}); err != nil {
 		return fmt.Errorf("sealing: %w", err)
 	}
 	return nil
+}
+
+// sealTries is how often sealing is tried: the kernel waits some 80 ms itself each time.
+const sealTries = 50
+
+// seal tries again where the kernel still holds a page of what was just written: it looks for a writer that
+// is none, says EBUSY, and lets go of the page in a moment (Linux, mm/memfd.c, memfd_wait_for_pins).
+func seal(add func() error) (err error) {
+	for range sealTries {
+		if err = add(); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+	}
+	return err
 }
 
 // descriptor is a new descriptor of the image for one launch; the caller closes it.

@@ -17,8 +17,8 @@ type Policy struct{ fleet *fleet }
 func (p *Policy) Manifest() abi.Manifest { return p.fleet.manifest }
 
 // CheckConfig holds a configuration against the policy's schema and reports what is wrong. Errors
-// wrap [ErrConfig], or [ErrGone].
-func (p *Policy) CheckConfig(config json.RawMessage) error {
+// wrap [ErrConfig], or [ErrGone], or are the context's.
+func (p *Policy) CheckConfig(ctx context.Context, config json.RawMessage) error {
 	if len(config) > abi.MaxConfigBytes {
 		return fmt.Errorf("%w: longer than %d bytes", ErrConfig, abi.MaxConfigBytes)
 	}
@@ -28,7 +28,6 @@ func (p *Policy) CheckConfig(config json.RawMessage) error {
 	if !json.Valid(config) {
 		return fmt.Errorf("%w: not JSON", ErrConfig)
 	}
-	ctx := context.Background() // what a worker does has an end of its own
 	var wrong string
 	err := p.fleet.with(ctx, func(w *worker) (err error) {
 		wrong, err = w.checkConfig(ctx, config)

@@ -69,7 +69,7 @@ func TestNoMoreWorkersThanThereMayBe(t *testing.T) {
 			return counted{p, &running}, err
 		}})
 	defer pool.Close()
-	hostile := load(t, pool, probe(t))
+	other, hostile := load(t, pool, named(t, "other")), load(t, pool, probe(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error)
@@ -83,6 +83,9 @@ func TestNoMoreWorkersThanThereMayBe(t *testing.T) {
 	defer stop()
 	if _, err := pool.Load(short, named(t, "late")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("it came into a full house: %v", err)
+	}
+	if err := other.CheckConfig(short, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it asked in a full house: %v", err)
 	}
 	loaded := make(chan *worker.Policy)
 	go func() {

@@ -197,10 +197,10 @@ func judged(t *testing.T, point abi.Point, config string) (abi.Request, abi.File
 func TestADecisionInAWorker(t *testing.T) {
 	pool := newPool(t, worker.Config{})
 	small := load(t, pool, sizeCap(t))
-	if err := small.CheckConfig(json.RawMessage(`{"max_total_bytes": 10}`)); err != nil || small.Manifest().Name != "size-cap" {
+	if err := small.CheckConfig(t.Context(), json.RawMessage(`{"max_total_bytes": 10}`)); err != nil || small.Manifest().Name != "size-cap" {
 		t.Errorf("%v, %+v", err, small.Manifest())
 	}
-	if err := small.CheckConfig(json.RawMessage(`{"max": 10}`)); !errors.Is(err, worker.ErrConfig) || !strings.Contains(err.Error(), "max_total_bytes") {
+	if err := small.CheckConfig(t.Context(), json.RawMessage(`{"max": 10}`)); !errors.Is(err, worker.ErrConfig) || !strings.Contains(err.Error(), "max_total_bytes") {
 		t.Error(err)
 	}
 	r := request(abi.Admit, `{"max_total_bytes": 10}`)
@@ -305,7 +305,7 @@ func TestI2_AWorkerThatWasTakenOverDenies(t *testing.T) {
 		t.Run(part, func(t *testing.T) {
 			p := load(t, pool, []byte(part))
 			if part == "config" {
-				if err := p.CheckConfig(nil); !errors.Is(err, worker.ErrGone) {
+				if err := p.CheckConfig(t.Context(), nil); !errors.Is(err, worker.ErrGone) {
 					t.Error(err)
 				}
 			} else {
@@ -318,7 +318,7 @@ func TestI2_AWorkerThatWasTakenOverDenies(t *testing.T) {
 			if part == "decide-both" {
 				return // it keeps to the protocol
 			}
-			if err := p.CheckConfig(nil); (err == nil) == (part == "config") {
+			if err := p.CheckConfig(t.Context(), nil); (err == nil) == (part == "config") {
 				t.Errorf("another one after it: %v", err)
 			}
 			if d, err := neighbour.Decide(t.Context(), request(abi.Admit, "null"), abi.Files{}); err != nil || !d.Allow {
