@@ -76,7 +76,7 @@ const impatience = 250 * time.Millisecond
 type fleet struct {
 	pool     *Pool
 	module   []byte
-	manifest abi.Manifest
+	manifest abi.Manifest // of the first worker; nobody writes it after
 
 	mu      sync.Mutex
 	idle    []*worker
@@ -108,7 +108,8 @@ func (f *fleet) take(ctx context.Context) (*worker, error) {
 			return w, err
 		}
 		if start {
-			return f.launch(ctx)
+			w, _, err := f.launch(ctx) // of the same module, the same manifest
+			return w, err
 		}
 		select {
 		case <-changed:
@@ -143,7 +144,7 @@ func (f *fleet) poll(late bool) (w *worker, start bool, changed <-chan struct{},
 }
 
 // launch starts a worker that poll made room for.
-func (f *fleet) launch(ctx context.Context) (*worker, error) {
+func (f *fleet) launch(ctx context.Context) (*worker, abi.Manifest, error) {
 	w, manifest, err := f.pool.launch(ctx, f.module)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,10 +155,9 @@ func (f *fleet) launch(ctx context.Context) (*worker, error) {
 	if err != nil {
 		f.running--
 		f.tell()
-		return nil, err
+		return nil, abi.Manifest{}, err
 	}
-	f.manifest = manifest // of the same module, the same
-	return w, nil
+	return w, manifest, nil
 }
 
 // give takes a worker back.

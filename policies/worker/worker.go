@@ -165,8 +165,9 @@ func (p *Pool) load(ctx context.Context, l *load, digest string, module []byte) 
 	defer p.users.Done()
 	defer l.giveUp()
 	f := &fleet{pool: p, module: module, running: 1, changed: make(chan struct{})}
-	w, err := f.launch(ctx)
+	w, manifest, err := f.launch(ctx)
 	if err == nil {
+		f.manifest = manifest
 		f.give(w)
 	}
 	p.mu.Lock()
