@@ -107,7 +107,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 # --- check: each is a target of its own; `make check` runs them all and says which failed ---
 
 checks := check-format check-vet check-arm64 check-lint check-layers check-tidy check-generated \
-	check-scripts check-guests check-plugins check-vulnerabilities check-race
+	check-scripts check-guests check-plugins check-environments check-vulnerabilities check-race
 
 .PHONY: check $(checks)
 check: ## format, vet, lint, layers, races, generated files, tidiness, known vulnerabilities
@@ -152,6 +152,10 @@ check-guests:
 check-plugins: build
 	examples/plugins/perl/build $(bin)/plugins/perl
 	$(bin)/cloister executor test $(bin)/plugins/perl/perl-executor --name perl --version 0.1.0 --probe examples/plugins/perl/probe/probe.pl
+
+# NumPy and scikit-learn, ONNX Runtime, TensorFlow: environments from PyPI, and a job in each.
+check-environments: build
+	CLOISTER=$(bin)/cloister examples/environments/run
 
 check-vulnerabilities: $(bin)/tools/govulncheck
 	.ci/vulnerabilities $< $(VULNDB_VERSION)

@@ -24,6 +24,9 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 		return err
 	}
 	defer leave()
+	if err := j.mayArrive(); err != nil {
+		return err
+	}
 	if err := j.modules.take(digest); err != nil {
 		return err
 	}
@@ -58,6 +61,14 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	j.policies[digest] = p
 	j.mu.Unlock()
 	j.modules.fill(digest)
+	return nil
+}
+
+// mayArrive is ErrOrder while the job waits for room: what would arrive is counted by nobody yet.
+func (j *Job) mayArrive() error {
+	if j.Queued() {
+		return fmt.Errorf("%w: the job waits for room", ErrOrder)
+	}
 	return nil
 }
 

@@ -124,6 +124,9 @@ func (c *course) whole(err error) Result {
 		return Result{Outcome: receipt.Succeeded}
 	case err == nil:
 		return Result{Outcome: receipt.Failed}
+	case errors.Is(err, errNoTurn):
+		return Result{Outcome: receipt.TimedOut, Detail: "there was no room in the enclave within limits.queue, " + c.job.spec.Limits.Queue.String(),
+			Hint: "raise limits.queue, or ask for less memory and disk"}
 	case errors.Is(err, errTimedOut):
 		return Result{Outcome: receipt.TimedOut, Detail: "the application ran for longer than limits.run, " + c.job.spec.Limits.Run.String(),
 			Hint: "raise limits.run"}
@@ -151,6 +154,8 @@ func (c *course) words(f *faultError) string {
 		return "the executor cannot run the entrypoint: it is missing, or no file that it can run"
 	case FaultRuntime:
 		return "the executor's runtime is missing or broken"
+	case FaultEnvironment:
+		return "the executor cannot use the environment: it is made for another executor, another runtime or another machine"
 	case FaultGone, FaultExecutor:
 		return "the executor died, or broke its protocol, while the application ran"
 	case FaultMachine, FaultKMS:

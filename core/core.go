@@ -141,6 +141,7 @@ var (
 var (
 	errCancelled = errors.New("cancelled")
 	errTimedOut  = errors.New("timed out")
+	errNoTurn    = errors.New("no room in time")
 	errIdle      = errors.New("nothing arrived for too long")
 	errBroken    = errors.New("an upload broke off")
 )
@@ -150,6 +151,8 @@ type Phase string
 
 // The phases, in order.
 const (
+	// Queued: the job waits for room. A job that finds room at once begins with Admitting.
+	Queued    Phase = "queued"
 	Admitting Phase = "admitting"
 	Receiving Phase = "receiving"
 	Ingress   Phase = "ingress"
@@ -171,6 +174,8 @@ const (
 	FaultRuntime Fault = "runtime"
 	// FaultEntrypoint: the entrypoint cannot be run.
 	FaultEntrypoint Fault = "entrypoint"
+	// FaultEnvironment: the executor cannot use the environment.
+	FaultEnvironment Fault = "environment"
 	// FaultGone: the executor died, or broke its protocol, while the application ran.
 	FaultGone Fault = "gone"
 	// FaultKMS: the KMS of a sealed asset cannot be reached, or has no time.

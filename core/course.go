@@ -45,6 +45,8 @@ type course struct {
 	given map[string]string
 	task  executor.Task
 
+	// roomy says that the job has what the ledger was asked for.
+	roomy bool
 	// exposed says that the executor can see assets: what it says from now on may be of them.
 	exposed   bool
 	status    executor.Result
@@ -82,7 +84,7 @@ func newCourse(j *Job, info abi.Executor, sequence int) *course {
 // the record.
 func (c *course) run(ctx context.Context) end {
 	var err error
-	for _, phase := range []func(context.Context) error{c.admit, c.receive, c.ingress, c.execute, c.egress} {
+	for _, phase := range []func(context.Context) error{c.queue, c.admit, c.receive, c.ingress, c.execute, c.egress} {
 		if err = phase(ctx); err != nil {
 			break
 		}
@@ -108,6 +110,24 @@ func (c *course) drop() error {
 		return nil
 	}
 	return c.space.DropAssets()
+}
+
+// queue waits for room. The operator has nothing to send meanwhile.
+func (c *course) queue(ctx context.Context) error {
+	if c.job.Queued() {
+		c.job.enter(Queued)
+		c.job.patience.hold()
+		defer c.job.patience.resume()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.job.spec.Limits.Queue, errNoTurn)
+		defer cancel()
+		if err := wait(ctx, c.job.reserved.Ready()); err != nil {
+			return err
+		}
+	}
+	c.roomy = true
+	c.job.runner.entered()
+	return nil
 }
 
 // admit waits for the policies and the fronts of bundles, and asks every policy about the job, on
@@ -205,6 +225,8 @@ func (c *course) execute(ctx context.Context) (err error) {
 		return &faultError{FaultEntrypoint, err}
 	case errors.Is(err, executor.ErrRuntime):
 		return &faultError{FaultRuntime, err}
+	case errors.Is(err, executor.ErrEnvironment):
+		return &faultError{FaultEnvironment, err}
 	case err != nil:
 		return &faultError{FaultGone, err}
 	case c.status.Status < 0 || c.status.Status > 255: // a channel of one byte carries no more
@@ -260,13 +282,16 @@ func (c *course) egress(ctx context.Context) (err error) {
 	return err
 }
 
-// ownAssets says where every asset is, for the policies of its owner. The caller closes what it got,
-// with an error too.
+// ownAssets says where every asset is, for the policies of its owner, but for the environment: nobody owns
+// what everybody has from an index. The caller closes what it got, with an error too.
 func (c *course) ownAssets() ([]border.Asset, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var assets []border.Asset
 	for _, a := range c.record.Assets {
+		if a.Name == environmentName {
+			continue
+		}
 		root, err := os.OpenRoot(filepath.Join(c.space.Assets, filepath.FromSlash(folder(a.Name))))
 		if err != nil {
 			return assets, err
@@ -375,8 +400,8 @@ func (c *course) assets(verified bool) ([]abi.Asset, error) {
 		switch sealed := c.job.sealed[claim.Name]; {
 		case sealed != nil:
 			a.Kind, a.Owner = string(sealed.header.Asset.Kind), sealed.header.Key
-		case claim.Name == applicationName:
-			a.Kind = applicationName
+		case claim.Name == applicationName, claim.Name == environmentName:
+			a.Kind = claim.Name
 		}
 		if verified {
 			sum, ok := c.staged[claim.Name]
@@ -409,6 +434,9 @@ func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) erro
 	}
 	if err != nil {
 		return stageError(claim.Name, err)
+	}
+	if accepted := c.job.spec.Command.Environments; claim.Name == environmentName && len(accepted) > 0 && !slices.Contains(accepted, sum.Digest) {
+		return fmt.Errorf("%w: %s: it is %s, and the application runs in %s alone", ErrInvalid, claim.Name, sum.Digest, strings.Join(accepted, ", "))
 	}
 	inside := path.Join(executor.AssetsDir, folder(claim.Name))
 	if claim.Form == formFile {

@@ -94,7 +94,17 @@ func (j *Job) Modules() []string { return j.modules.names() }
 // Fronts lists the sealed assets whose fronts must be sent.
 func (j *Job) Fronts() []string { return j.fronts.names() }
 
-// Need is what the job was promised.
+// Queued says that the job waits for room: nothing may be sent yet. It ends with a phase.
+func (j *Job) Queued() bool {
+	select {
+	case <-j.reserved.Ready():
+		return false
+	default:
+		return true
+	}
+}
+
+// Need is what the job was promised, or waits for.
 func (j *Job) Need() queue.Need { return need(j.spec, j.sub.Assets) }
 
 // Cancel ends the job. One that is done stays as it is.
@@ -171,7 +181,9 @@ func (j *Job) run() {
 	if end.dropped {
 		j.runner.boot.over(j)
 	}
-	j.runner.ended(end.denied)
+	if j.course.roomy {
+		j.runner.ended(end.denied)
+	}
 	j.keep = time.AfterFunc(min(j.spec.Keep, j.runner.cfg.Keep), func() { _ = j.Delete() }) // nobody waits for its error
 	j.cancel(ErrOver)
 	close(j.done)
@@ -220,6 +232,7 @@ func (j *Job) wipe() error {
 // The names of assets, and their forms.
 const (
 	applicationName = "application"
+	environmentName = "environment"
 	formFile        = "file"
 	formTree        = "tree"
 )

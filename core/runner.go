@@ -27,7 +27,8 @@ type Runner struct {
 	mu     sync.Mutex
 	closed bool
 	jobs   map[string]*Job
-	// runs, denials and sequence count since the enclave booted; active counts jobs not done.
+	// runs, denials and sequence count since the enclave booted; active counts jobs that have room and
+	// are not done.
 	runs, denials, sequence, active int
 	boot                            boot
 	all                             sync.WaitGroup
@@ -49,7 +50,7 @@ func New(cfg Config) *Runner {
 
 // Claim is what the operator says of an asset before it arrives.
 type Claim struct {
-	// Name is "application" or "inputs.NAME".
+	// Name is "application", "environment" or "inputs.NAME".
 	Name string `json:"name"`
 	// Form is "file" or "tree".
 	Form string `json:"form"`
@@ -71,12 +72,13 @@ type Submission struct {
 	ID string
 	// Job is the canonical job (package jobspec).
 	Job []byte
-	// Assets claims the application and every input, sorted by name.
+	// Assets claims the application, the environment if the job has one, and every input, sorted by name.
 	Assets []Claim
 }
 
-// Submit begins a job. The same submission again gives the same job, another one with its ID
-// is [ErrConflict]. Further errors wrap [ErrInvalid], [queue.ErrNoRoom] or [ErrClosed].
+// Submit begins a job, which waits for room if its limits.queue says so. The same submission again
+// gives the same job, another one with its ID is [ErrConflict]. Further errors wrap [ErrInvalid],
+// [queue.ErrNoRoom] or [ErrClosed].
 func (r *Runner) Submit(s Submission) (*Job, error) {
 	spec, err := s.check()
 	if err != nil {
@@ -100,12 +102,11 @@ func (r *Runner) Submit(s Submission) (*Job, error) {
 	case len(r.jobs) >= maxJobs:
 		return nil, fmt.Errorf("%w: %d jobs wait to be fetched", queue.ErrNoRoom, maxJobs)
 	}
-	reserved, err := r.cfg.Ledger.Reserve(need(spec, s.Assets))
+	reserved, err := r.cfg.Ledger.Reserve(need(spec, s.Assets), spec.Limits.Queue > 0)
 	if err != nil {
 		return nil, err
 	}
 	r.sequence++
-	r.active++
 	j := newJob(r, s, spec, info, reserved)
 	r.jobs[s.ID] = j
 	r.all.Go(j.run)
@@ -162,6 +163,13 @@ func (r *Runner) counts() (abi.Boot, int) {
 	return abi.Boot{Runs: r.runs, Denials: r.denials}, r.active - 1
 }
 
+// entered counts a job that has room.
+func (r *Runner) entered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active++
+}
+
 // began counts a run.
 func (r *Runner) began() {
 	r.mu.Lock()
@@ -169,8 +177,8 @@ func (r *Runner) began() {
 	r.runs++
 }
 
-// ended counts a job out. denied says that a denial was recorded, whatever became of the job
-// then: to cancel it in time spares nobody the count.
+// ended counts out a job that had room. denied says that a denial was recorded, whatever became of
+// the job then: to cancel it in time spares nobody the count.
 func (r *Runner) ended(denied bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,6 +198,9 @@ func (s Submission) check() (*jobspec.Canonical, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	want := []string{applicationName}
+	if spec.Environment {
+		want = append(want, environmentName)
+	}
 	for _, name := range spec.Inputs {
 		want = append(want, inputName(name))
 	}
@@ -202,12 +213,15 @@ func (s Submission) check() (*jobspec.Canonical, error) {
 		if c.sealed() && !frontDigest.MatchString(c.Front) {
 			return nil, fmt.Errorf("%w: asset %.80q: front: not sha384: and 96 hexadecimal digits", ErrInvalid, c.Name)
 		}
-		if c.Name == applicationName && c.Form != formTree {
-			return nil, fmt.Errorf("%w: the application is no folder", ErrInvalid)
+		if (c.Name == applicationName || c.Name == environmentName) && c.Form != formTree {
+			return nil, fmt.Errorf("%w: the %s is no folder", ErrInvalid, c.Name)
+		}
+		if c.Name == environmentName && c.sealed() {
+			return nil, fmt.Errorf("%w: the environment is sealed", ErrInvalid)
 		}
 	}
 	if !slices.Equal(names, want) {
-		return nil, fmt.Errorf("%w: the assets are not the application and the inputs of the job, in order", ErrInvalid)
+		return nil, fmt.Errorf("%w: the assets are not the application, the environment and the inputs of the job, in order", ErrInvalid)
 	}
 	return spec, nil
 }

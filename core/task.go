@@ -50,6 +50,9 @@ func (c *course) makeTask() (executor.Task, error) {
 		Env:         command.Env,
 		Dir:         path.Join(executor.WorkDir, space.Temp),
 	}
+	if c.job.spec.Environment {
+		task.Environment = path.Join(executor.AssetsDir, environmentName)
+	}
 	logs := path.Join(executor.WorkDir, space.Logs)
 	for _, ch := range c.border.Consented() { // a log without consent is not even collected
 		switch ch {

@@ -108,6 +108,8 @@ func (j *Job) fits(claim Claim, h envelope.Header) error {
 		return errors.New("the job claims another form or size than the bundle has")
 	case application && !reflect.DeepEqual(j.spec.Command.Normal(), h.Command.Normal()):
 		return errors.New("the command of the job is not the one of the bundle")
+	case application && j.spec.Environment && len(h.Command.Environments) == 0:
+		return errors.New("it runs in no environment, and the job has one")
 	}
 	return nil
 }

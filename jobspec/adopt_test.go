@@ -60,6 +60,10 @@ func TestAdoptFindsEveryMisfit(t *testing.T) {
 			change: func(c *jobspec.Command) { c.Outputs["more"] = "more.csv" },
 			want:   []string{"job.yaml:3: application.command.outputs.more: the job does not say where this output goes"},
 		},
+		"an environment that nobody names": {
+			file: func(s string) string { return s + "environment: ./numpy.env\n" },
+			want: []string{"job.yaml:9: environment: the sealed application runs in no environment"},
+		},
 		"a parameter that is not declared": {
 			file: func(s string) string { return strings.Replace(s, "threshold", "treshold", 1) },
 			want: []string{"job.yaml:6: parameters.treshold: the command declares no such parameter"},

@@ -21,26 +21,27 @@ const (
 
 // Bounds on what a job holds; lengths are in bytes.
 const (
-	maxName       = 63
-	maxInputs     = 32
-	maxOutputs    = 32
-	maxRecipients = 16 // of an output
-	maxRecipient  = 2048
-	maxPolicies   = 16
-	maxArgs       = 256
-	maxArg        = 4096
-	maxEnv        = 64
-	maxEnvName    = 128
-	maxEnvValue   = 4096
-	maxParameters = 32
-	maxValue      = 1024 // of a parameter
-	maxPattern    = 256
-	maxHostPath   = 4096 // PATH_MAX, linux/limits.h
-	maxPlace      = 1024 // of an entrypoint or an output, inside
-	maxPlaceStep  = 255  // NAME_MAX, linux/limits.h
-	maxPlaceDepth = 16
-	maxConfig     = 64 << 10
-	maxNumber     = 64
+	maxName         = 63
+	maxInputs       = 32
+	maxOutputs      = 32
+	maxRecipients   = 16 // of an output
+	maxRecipient    = 2048
+	maxPolicies     = 16
+	maxArgs         = 256
+	maxArg          = 4096
+	maxEnv          = 64
+	maxEnvName      = 128
+	maxEnvValue     = 4096
+	maxParameters   = 32
+	maxEnvironments = 16
+	maxValue        = 1024 // of a parameter
+	maxPattern      = 256
+	maxHostPath     = 4096 // PATH_MAX, linux/limits.h
+	maxPlace        = 1024 // of an entrypoint or an output, inside
+	maxPlaceStep    = 255  // NAME_MAX, linux/limits.h
+	maxPlaceDepth   = 16
+	maxConfig       = 64 << 10
+	maxNumber       = 64
 	// maxPatternSteps bounds a pattern with its repetitions written out, since that is what
 	// matching costs per byte of a value.
 	maxPatternSteps = 2000
@@ -58,6 +59,7 @@ const (
 	minDisk      = 1 << 20
 	maxDisk      = 1 << 40
 	maxProcesses = 32768 // PID_MAX_DEFAULT, linux/threads.h
+	maxQueue     = 7 * 24 * time.Hour
 	minRun       = time.Millisecond
 	maxRun       = 7 * 24 * time.Hour
 	minKeep      = time.Minute
@@ -72,7 +74,7 @@ const DefaultKeep = 15 * time.Minute
 
 // DefaultLimits are the limits of a job that states none.
 func DefaultLimits() Limits {
-	return Limits{CPUs: 1, Memory: 1 << 30, Disk: 1 << 30, Processes: 256, Run: time.Hour}
+	return Limits{CPUs: 1, Memory: 1 << 30, Disk: 1 << 30, Processes: 256, Queue: time.Hour, Run: time.Hour}
 }
 
 // Spellings, shared by the rules and the schema. All are anchored and mean the same to RE2

@@ -98,7 +98,7 @@ func TestHintsNameTheCure(t *testing.T) {
 	for data, hint := range map[string]string{
 		smallest + "inptus: {}\n":                                                `did you mean "inputs"?`,
 		smallest + "entrypoint: x\n":                                             "it belongs under application.command",
-		smallest + "limits: {keep_going: 1}\n":                                   "known here: cpus, memory, disk, processes, run",
+		smallest + "limits: {keep_going: 1}\n":                                   "known here: cpus, memory, disk, processes, queue, run",
 		smallest + "logs: {exit: ./x}\n":                                         "it belongs at the top of the file, not indented",
 		smallest + "limits: {memory: 2G}\n":                                      "write it as 512MiB, 2GiB, 1GB or a whole number of bytes",
 		smallest + "limits: {cpus: 999}\n":                                       "from 1 to 256 are allowed",

@@ -201,6 +201,8 @@ func CanonicalConfig(raw json.RawMessage) (json.RawMessage, error) {
 
 // Normal is a copy of the command in which absent and empty are one, as in [Canonical].
 func (c Command) Normal() Command {
+	c.Environments = append([]string{}, c.Environments...)
+	slices.Sort(c.Environments)
 	c.Args = append([]string{}, c.Args...)
 	c.Env = filled(c.Env)
 	c.Outputs = filled(c.Outputs)

@@ -37,17 +37,18 @@ func (j *Job) Canonical(modules []string) (*Canonical, error) {
 // canonical drops the operator's paths and fills the defaults in. It shares no memory with j.
 func (j *Job) canonical(modules []string) *Canonical {
 	c := &Canonical{
-		Version:    Version,
-		Name:       j.Name,
-		Command:    j.Application.Command,
-		Inputs:     sorted(j.Inputs),
-		Parameters: maps.Clone(j.Parameters),
-		Outputs:    sorted(j.Outputs),
-		SealTo:     map[string][]string{},
-		Logs:       CanonicalLogs{Stdout: j.Logs.Stdout != "", Stderr: j.Logs.Stderr != ""},
-		Exit:       j.ExitTo != "",
-		Limits:     j.Limits,
-		Keep:       cmp.Or(j.Keep, DefaultKeep),
+		Version:     Version,
+		Name:        j.Name,
+		Environment: j.Environment != "",
+		Command:     j.Application.Command,
+		Inputs:      sorted(j.Inputs),
+		Parameters:  maps.Clone(j.Parameters),
+		Outputs:     sorted(j.Outputs),
+		SealTo:      map[string][]string{},
+		Logs:        CanonicalLogs{Stdout: j.Logs.Stdout != "", Stderr: j.Logs.Stderr != ""},
+		Exit:        j.ExitTo != "",
+		Limits:      j.Limits,
+		Keep:        cmp.Or(j.Keep, DefaultKeep),
 	}
 	c.Command.Executor = cmp.Or(c.Command.Executor, DefaultExecutor)
 	d := DefaultLimits()

@@ -18,6 +18,7 @@ func (r *rules) command() {
 	if strings.HasPrefix(c.Entrypoint, "-") {
 		r.report("command.entrypoint", "begins with a hyphen, as an option does", "rename the file")
 	}
+	r.environments()
 	r.env()
 	places := map[path]string{}
 	for _, name := range sorted(c.Outputs) {
@@ -43,6 +44,24 @@ func (r *rules) place(p path, s string) bool {
 		r.report(p, f.message, f.hint)
 	}
 	return f == nil
+}
+
+// environments checks the digests that the application accepts, and that a sealed one accepts any.
+func (r *rules) environments() {
+	seen := map[string]bool{}
+	for i, digest := range r.job.Command.Environments {
+		p := path("command.environments").index(i)
+		if !digestRE.MatchString(digest) {
+			r.report(p, quote(digest)+" is no digest", "a digest is sha256: and 64 hexadecimal digits; cloister env build prints it")
+		}
+		if seen[digest] {
+			r.report(p, "stands there twice", "")
+		}
+		seen[digest] = true
+	}
+	if r.sealed && r.job.Environment && len(seen) == 0 && r.intact("command") {
+		r.report("environment", "the sealed application runs in no environment", "remove it, or ask the owner to name its digest under command.environments in the bundle")
+	}
 }
 
 func (r *rules) env() {

@@ -2,11 +2,12 @@ package jobspec
 
 // jobFile is the one table of the job file's fields.
 func jobFile() *shape {
-	job := object("One job: what to run, over what, and where its results go.",
+	return object("One job: what to run, over what, and where its results go.",
 		required("version", "begin with: version: 1",
 			number("The version of this format.", Version, Version, nil)),
 		required("name", "name the job: name: digits",
 			text("The job's name, lower-case words joined by hyphens.", kebabPattern, maxName)),
+		optional("environment", text("A dependency environment that `cloister env build` made: a folder, relative to the job file. The executor runs the application in it.", "", maxHostPath)),
 		required("application", "say what to run: application: {from: ./app, command: {entrypoint: main.py}}", applicationShape()),
 		optional("inputs", named("What the application reads: models, data sets, any file or folder. The application sees each as `${inputs.NAME}`.", maxInputs,
 			object("One input.",
@@ -24,10 +25,6 @@ func jobFile() *shape {
 		optional("keep", &shape{kind: durationKind, low: int64(minKeep), high: int64(maxKeep), shown: "15m",
 			doc: "How long the enclave keeps what may leave for whoever fetches it, in the memory that `limits.disk` holds; then it is wiped."}),
 	)
-	job.later = map[string]string{
-		"environment": "put what the application needs into its folder",
-	}
-	return job
 }
 
 func destination(doc string) *shape { return text(doc, "", maxHostPath) }
@@ -53,6 +50,8 @@ func commandShape() *shape {
 		optional("executor", executor),
 		required("entrypoint", "name the file to run: entrypoint: main.py",
 			text("The file to run, a path inside the application.", "", maxPlace)),
+		optional("environments", list("The digests of the dependency environments that it may run in, as `cloister env build` prints them. Without any, a plain application runs in any and a sealed one in none.", maxEnvironments,
+			text("A digest: `sha256:` and 64 hexadecimal digits.", digestPattern, 71))),
 		optional("args", list("The arguments. `${inputs.NAME}`, `${outputs.NAME}` and `${parameters.NAME}` are filled in; `$${` is a literal `${`.", maxArgs,
 			blankText("One argument.", maxArg))),
 		optional("env", env),
@@ -87,16 +86,16 @@ func policyShape(noun string) *shape {
 
 func limitsShape() *shape {
 	d := DefaultLimits()
-	limits := object("What the application may use.",
+	return object("What the application may use.",
 		optional("cpus", number("Processor cores.", 1, maxCPUs, d.CPUs)),
 		optional("memory", &shape{kind: sizeKind, low: minMemory, high: maxMemory, shown: "1GiB",
 			doc: "Memory, as `512MiB`, `2GiB`, `1GB` or a whole number of bytes."}),
 		optional("disk", &shape{kind: sizeKind, low: minDisk, high: maxDisk, shown: "1GiB",
 			doc: "Space for outputs, logs and temporary files, written like `memory`."}),
 		optional("processes", number("Processes, threads included.", 1, maxProcesses, d.Processes)),
+		optional("queue", &shape{kind: durationKind, low: 0, high: int64(maxQueue), shown: "1h",
+			doc: "How long the job may wait for room in the enclave, written like `run`. With `0s` it starts at once or is refused."}),
 		optional("run", &shape{kind: durationKind, low: int64(minRun), high: int64(maxRun), shown: "1h",
 			doc: "How long the application may run, as `90s`, `10m` or `1h30m`. A job that runs out of time releases nothing."}),
 	)
-	limits.later = map[string]string{"queue": "a job starts at once or is refused; remove this field"}
-	return limits
 }

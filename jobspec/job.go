@@ -21,7 +21,10 @@ const Version = 1
 // Job is a parsed and valid job file.
 type Job struct {
 	// Name is lower-case kebab, at most 63 bytes.
-	Name        string
+	Name string
+	// Environment is the folder of a dependency environment, as written in the file; empty if the
+	// application needs none.
+	Environment string
 	Application Application
 	// Inputs by name; names are lower-case with '_', at most 63 bytes.
 	Inputs map[string]Input
@@ -66,6 +69,10 @@ type Command struct {
 	Executor string `json:"executor"`
 	// Entrypoint is a clean relative slash path inside the application.
 	Entrypoint string `json:"entrypoint"`
+	// Environments are the digests, sorted, of the environments that the application may run in. An
+	// empty list lets a plain application run in any, and a sealed one in none: what it runs in can do
+	// all that it can.
+	Environments []string `json:"environments"`
 	// Args may hold ${inputs.N}, ${outputs.N} and ${parameters.N}; "$${" is a literal "${".
 	Args []string          `json:"args"`
 	Env  map[string]string `json:"env"`
@@ -121,23 +128,29 @@ type Policy struct {
 
 // Limits bound a run.
 type Limits struct {
-	CPUs      int           `json:"cpus"`
-	Memory    int64         `json:"memory"`
-	Disk      int64         `json:"disk"`
-	Processes int           `json:"processes"`
-	Run       time.Duration `json:"run"` // nanoseconds in JSON
+	CPUs      int   `json:"cpus"`
+	Memory    int64 `json:"memory"`
+	Disk      int64 `json:"disk"`
+	Processes int   `json:"processes"`
+	// Queue is how long a job may wait for room, Run how long its application may run: nanoseconds in
+	// JSON. A Queue of 0 waits for nothing.
+	Queue time.Duration `json:"queue"`
+	Run   time.Duration `json:"run"`
 }
 
 // Canonical is the job as the enclave, its policies and its receipt know it: every default
 // filled in, no path of the operator's disk. Its JSON (package-internal field order, sorted
 // maps, no spaces) is what [Canonical.Digest] hashes.
 type Canonical struct {
-	Version    int               `json:"version"`
-	Name       string            `json:"name"`
-	Command    Command           `json:"command"`
-	Inputs     []string          `json:"inputs"`     // sorted
-	Parameters map[string]string `json:"parameters"` // every declared parameter, defaults filled in
-	Outputs    []string          `json:"outputs"`    // sorted
+	Version int     `json:"version"`
+	Name    string  `json:"name"`
+	Command Command `json:"command"`
+	// Environment says that the application runs in a dependency environment. What it holds is known
+	// by the digest of the asset "environment".
+	Environment bool              `json:"environment"`
+	Inputs      []string          `json:"inputs"`     // sorted
+	Parameters  map[string]string `json:"parameters"` // every declared parameter, defaults filled in
+	Outputs     []string          `json:"outputs"`    // sorted
 	// SealTo maps an output to the age recipients that it is encrypted to, sorted. An output
 	// that is not in it leaves plain.
 	SealTo   map[string][]string `json:"seal_to"`

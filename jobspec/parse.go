@@ -104,7 +104,8 @@ func inFile(p path) path {
 func build(v value) *Job {
 	application, logs := v.at("application"), v.at("logs")
 	job := &Job{
-		Name: v.at("name").text,
+		Name:        v.at("name").text,
+		Environment: v.at("environment").text,
 		Application: Application{
 			From:    application.at("from").text,
 			Command: buildCommand(application.at("command")),
@@ -157,6 +158,9 @@ func buildCommand(v value) Command {
 		Outputs:    texts(v.at("outputs")),
 		Parameters: map[string]Parameter{},
 	}
+	for _, digest := range v.at("environments").items {
+		command.Environments = append(command.Environments, digest.text)
+	}
 	for _, arg := range v.at("args").items {
 		command.Args = append(command.Args, arg.text)
 	}
@@ -177,6 +181,7 @@ func buildLimits(v value) Limits {
 		Memory:    v.at("memory").numberOr(d.Memory),
 		Disk:      v.at("disk").numberOr(d.Disk),
 		Processes: int(v.at("processes").numberOr(int64(d.Processes))),
+		Queue:     time.Duration(v.at("queue").numberOr(int64(d.Queue))),
 		Run:       time.Duration(v.at("run").numberOr(int64(d.Run))),
 	}
 }
@@ -200,6 +205,12 @@ func (c *collector) host(job *Job) {
 		into[p] = c.resolve(s)
 	}
 	take(sources, "application.from", job.Application.From)
+	if job.Environment != "" {
+		take(sources, "environment", job.Environment)
+		if sealed(job.Environment) {
+			c.report("environment", "a dependency environment is not sealed", "name a folder that cloister env build made")
+		}
+	}
 	for _, name := range sorted(job.Inputs) {
 		take(sources, path("inputs").key(name).field("from"), job.Inputs[name].From)
 	}

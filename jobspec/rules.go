@@ -78,6 +78,7 @@ func (r *rules) counts() bool {
 		at      path
 		n, most int
 	}{
+		{"command.environments", len(c.Command.Environments), maxEnvironments},
 		{"command.args", len(c.Command.Args), maxArgs},
 		{"command.env", len(c.Command.Env), maxEnv},
 		{"command.outputs", len(c.Command.Outputs), maxOutputs},
@@ -178,6 +179,7 @@ func (r *rules) limits() {
 	r.within("limits.memory", l.Memory, minMemory, maxMemory, bytesOf)
 	r.within("limits.disk", l.Disk, minDisk, maxDisk, bytesOf)
 	r.within("limits.processes", int64(l.Processes), 1, maxProcesses, plain)
+	r.within("limits.queue", int64(l.Queue), 0, int64(maxQueue), durationOf)
 	r.within("limits.run", int64(l.Run), int64(minRun), int64(maxRun), durationOf)
 	r.within("keep", int64(r.job.Keep), int64(minKeep), int64(maxKeep), durationOf)
 }

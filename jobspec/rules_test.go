@@ -79,6 +79,10 @@ func TestParseCanonicalAppliesTheRules(t *testing.T) {
 		"negative memory":     {"limits.memory", func(c *job) { c.Limits.Memory = -1 }},
 		"too much disk":       {"limits.disk", func(c *job) { c.Limits.Disk = 1<<40 + 1 }},
 		"no processes":        {"limits.processes", func(c *job) { c.Limits.Processes = 0 }},
+		"no digest":           {"command.environments[0]", func(c *job) { c.Command.Environments = []string{"sha256:1"} }},
+		"a digest twice":      {"command.environments[1]", func(c *job) { c.Command.Environments = []string{module("e"), module("e")} }},
+		"less than no queue":  {"limits.queue", func(c *job) { c.Limits.Queue = -1 }},
+		"a long queue":        {"limits.queue", func(c *job) { c.Limits.Queue = 169 * time.Hour }},
 		"no time":             {"limits.run", func(c *job) { c.Limits.Run = 0 }},
 		"too much time":       {"limits.run", func(c *job) { c.Limits.Run = 169 * time.Hour }},
 	} {

@@ -23,8 +23,6 @@ type shape struct {
 	// fields of an object; elem of a map and of a list.
 	fields []field
 	elem   *shape
-	// later names fields that the design knows and this version does not, each with a hint.
-	later map[string]string
 	// oneOf lists fields of which exactly one must be present.
 	oneOf []string
 	// shown is the default as an operator would write it; nil if there is none.

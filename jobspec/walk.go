@@ -137,10 +137,6 @@ func (c *collector) object(n *yaml.Node, s *shape, p path) value {
 			missed = append(missed, name)
 			return
 		}
-		if hint, ok := s.later[name]; ok {
-			c.spoil(p.field(name), at(key), "is not in this version yet", hint)
-			return
-		}
 		c.unknown(name, s, p.key(name), p)
 	})
 	for _, f := range s.fields {

@@ -73,7 +73,7 @@ func refusal(e *wire.Error) *failure {
 	case wire.NoKey:
 		f.status = statusAttestation
 	case wire.NoRoom:
-		f.hint = "lower limits.memory or limits.disk in the job, or wait until another job is done"
+		f.hint = "lower limits.memory or limits.disk in the job, or let it wait for room: limits.queue"
 	case wire.Stopping:
 		f.hint = "start the enclave again"
 	case wire.Conflict, wire.NotFound, wire.Order, wire.Over, wire.Nothing, wire.Internal:

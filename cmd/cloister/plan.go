@@ -48,7 +48,9 @@ func (a *app) plan(ctx context.Context, file string) error {
 	)
 	err := a.withEnclave(ctx, file, "", func(c *client.Client, p *client.Package) (err error) {
 		job = p
-		admission, result, err = c.Plan(ctx, p)
+		show := a.newProgress()
+		defer show.stop()
+		admission, result, err = c.Plan(ctx, p, client.Observer{Phase: show.phase})
 		return err
 	})
 	if err != nil {

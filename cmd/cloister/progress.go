@@ -28,6 +28,8 @@ type progress struct {
 // set, so this is no way out.
 func doing(p core.Phase) string {
 	switch p {
+	case core.Queued:
+		return "waiting for room in the enclave"
 	case core.Admitting:
 		return "asking the policies about the job"
 	case core.Receiving:

@@ -198,6 +198,11 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 	if run.Executor.Runtime != "" {
 		say(w, "ran       %s, executor %s\n", printable(run.Executor.Runtime), printable(run.Executor.Name))
 	}
+	for _, a := range run.Assets {
+		if a.Kind == "environment" && a.Verified {
+			say(w, "in        the environment %s\n", printable(a.Digest))
+		}
+	}
 	if len(run.Policies) == 0 {
 		say(w, "policies  none: everything that the job declares may leave\n")
 	}
@@ -304,7 +309,7 @@ func outcome(r core.Result) *failure {
 		}
 	case receipt.Broken:
 		f.status = statusUnavailable
-		if r.Fault == core.FaultEntrypoint || r.Fault == core.FaultGone {
+		if r.Fault == core.FaultEntrypoint || r.Fault == core.FaultGone || r.Fault == core.FaultEnvironment {
 			f.status = statusFailed
 		}
 		if f.hint == "" {
@@ -324,6 +329,8 @@ func cure(f core.Fault) string {
 		return "limits.memory is too small for the executor, or the executor does not work; cloister doctor says what is installed"
 	case core.FaultEntrypoint:
 		return "check command.entrypoint in the job"
+	case core.FaultEnvironment:
+		return "build it again for the enclave's runtime: cloister env build; cloister env inspect says what it is for"
 	case core.FaultGone:
 		return "the application ended its executor, or used more than its limits; raise limits.memory or limits.processes"
 	case core.FaultKMS:

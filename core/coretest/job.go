@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cloister-run/cloister/core"
@@ -24,8 +25,7 @@ type Job struct {
 	Spec jobspec.Canonical
 	// Modules are the policies' modules, by policy.
 	Modules []string
-	// Assets are files by asset and name; the application is a folder, and so is an input with
-	// another number of files than one.
+	// Assets are files by asset and name; an input of one file is a file, everything else a folder.
 	Assets map[string]map[string]string
 	// Claims replaces the honest sizes of assets.
 	Claims map[string]int64
@@ -72,7 +72,7 @@ func (j Job) Submission(t testing.TB) core.Submission {
 	s := core.Submission{ID: j.ID, Job: spec.JSON()}
 	for _, name := range slices.Sorted(maps.Keys(j.Assets)) {
 		claim := core.Claim{Name: name, Form: "tree", Entries: entries(j.Assets[name])}
-		if name != "application" && len(j.Assets[name]) == 1 {
+		if strings.HasPrefix(name, "inputs.") && len(j.Assets[name]) == 1 {
 			claim.Form = "file"
 		}
 		for _, content := range j.Assets[name] {
@@ -175,7 +175,17 @@ func (e *Enclave) Send(t testing.TB, job *core.Job, j Job) bool {
 // Run runs a job until it is done.
 func (e *Enclave) Run(t testing.TB, j Job) (*core.Job, core.Result) {
 	t.Helper()
-	job := e.Begin(t, j)
+	return e.Finish(t, e.Begin(t, j), j)
+}
+
+// Finish sends what a job still lacks and waits until it is done.
+func (e *Enclave) Finish(t testing.TB, job *core.Job, j Job) (*core.Job, core.Result) {
+	t.Helper()
+	for _, m := range j.Modules { // of a job that waited for room
+		if err := job.PutModule(t.Context(), Digest(m), []byte(m)); err != nil && !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrOver) {
+			t.Fatal(err)
+		}
+	}
 	e.Send(t, job, j)
 	result, err := job.Result(context.WithoutCancel(t.Context()))
 	if err != nil {

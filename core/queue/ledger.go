@@ -1,4 +1,4 @@
-// Package queue decides whether the enclave has room for one more job.
+// Package queue decides when the enclave has room for one more job.
 //
 // An enclave has a fixed amount of memory and its files are in memory too, so a job that
 // does not fit would end by killing others. The ledger counts what was promised, not what
@@ -6,6 +6,7 @@
 package queue
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"math"
@@ -50,38 +51,86 @@ type Balance struct {
 type Ledger struct {
 	mu      sync.Mutex
 	balance Balance
+	// waiting holds the reservations that wait for room, in the order of asking.
+	waiting list.List
 }
 
 // NewLedger makes a ledger over size bytes.
 func NewLedger(size int64) *Ledger { return &Ledger{balance: Balance{Size: size}} }
 
-// Reservation is what a job was promised. It is safe for concurrent use.
+// Reservation is what a job was promised, or waits to be. It is safe for concurrent use.
 type Reservation struct {
 	ledger *Ledger
-	held   int64 // guarded by ledger.mu
+	total  int64
+	ready  chan struct{}
+	// held and place are guarded by ledger.mu; place is nil for one that does not wait.
+	held  int64
+	place *list.Element
 }
 
-// Reserve promises a job what it needs. It fails with [ErrNoRoom].
-func (l *Ledger) Reserve(need Need) (*Reservation, error) {
-	total := need.Total()
+// Reserve promises a job what it needs. Where that is not free now the reservation waits, if wait
+// says so, behind those that wait already: a small job overtakes no large one, which would wait for
+// ever. What needs more than the ledger has fails at once. Errors are [ErrNoRoom].
+func (l *Ledger) Reserve(need Need, wait bool) (*Reservation, error) {
+	r := &Reservation{ledger: l, total: need.Total(), ready: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if total > l.balance.Size-l.balance.Reserved {
-		return nil, fmt.Errorf("%w: the job needs %d bytes (assets %d, disk %d, sealed outputs %d, memory %d); %d of %d are free",
-			ErrNoRoom, total, need.Assets, need.Disk, need.Sealed, need.Memory, l.balance.Size-l.balance.Reserved, l.balance.Size)
+	fits := l.waiting.Len() == 0 && r.total <= l.balance.Size-l.balance.Reserved
+	switch {
+	case fits:
+		l.hold(r)
+	case r.total > l.balance.Size:
+		return nil, fmt.Errorf("%w: %s, and jobs may use %d together", ErrNoRoom, need, l.balance.Size)
+	case !wait:
+		return nil, fmt.Errorf("%w: %s; %d of %d are free and %d jobs wait for them",
+			ErrNoRoom, need, l.balance.Size-l.balance.Reserved, l.balance.Size, l.waiting.Len())
+	default:
+		r.place = l.waiting.PushBack(r)
 	}
-	l.balance.Reserved += total
-	return &Reservation{ledger: l, held: total}, nil
+	return r, nil
 }
 
-// Keep gives back all but bytes. It never takes more than is held, so that of several calls
-// the lowest counts.
+// String is for an operator.
+func (n Need) String() string {
+	return fmt.Sprintf("the job needs %d bytes (assets %d, disk %d, sealed outputs %d, memory %d)", n.Total(), n.Assets, n.Disk, n.Sealed, n.Memory)
+}
+
+func (l *Ledger) hold(r *Reservation) {
+	l.balance.Reserved += r.total
+	r.held = r.total
+	close(r.ready)
+}
+
+// serve gives those who wait what is free, in their order.
+func (l *Ledger) serve() {
+	for first := l.waiting.Front(); first != nil; first = l.waiting.Front() {
+		r := first.Value.(*Reservation)
+		if r.total > l.balance.Size-l.balance.Reserved {
+			return
+		}
+		l.waiting.Remove(first)
+		r.place = nil
+		l.hold(r)
+	}
+}
+
+// Ready is closed once the job has what it needs.
+func (r *Reservation) Ready() <-chan struct{} { return r.ready }
+
+// Keep gives back all but bytes, and the place of one that waits. It never takes more than is held,
+// so that of several calls the lowest counts.
 func (r *Reservation) Keep(bytes int64) {
-	r.ledger.mu.Lock()
-	defer r.ledger.mu.Unlock()
+	l := r.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.place != nil {
+		l.waiting.Remove(r.place)
+		r.place = nil
+	}
 	kept := min(r.held, max(0, bytes))
-	r.ledger.balance.Reserved -= r.held - kept
+	l.balance.Reserved -= r.held - kept
 	r.held = kept
+	l.serve()
 }
 
 // Release gives everything back. It may be called again.

@@ -1,7 +1,9 @@
 package queue_test
 
 import (
+	"errors"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 
@@ -31,14 +33,14 @@ func TestTotal(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	l := queue.NewLedger(100)
-	all, err := l.Reserve(queue.Need{Assets: 50, Disk: 30, Memory: 20})
+	all, err := l.Reserve(queue.Need{Assets: 50, Disk: 30, Memory: 20}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Reserve(queue.Need{Disk: 1}); err == nil {
+	if _, err := l.Reserve(queue.Need{Disk: 1}, false); err == nil {
 		t.Error("a byte more than there is")
 	}
-	if _, err := l.Reserve(queue.Need{}); err != nil {
+	if _, err := l.Reserve(queue.Need{}, false); err != nil {
 		t.Errorf("nothing at all: %v", err)
 	}
 	for _, step := range []struct{ keep, reserved int64 }{{200, 100}, {30, 30}, {80, 30}, {-1, 0}, {30, 0}} {
@@ -68,7 +70,7 @@ func TestTheLedgerBalances(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"reserve": func(t *rapid.T) {
 				need := queue.Need{Disk: rapid.Int64Range(-1, 500).Draw(t, "disk"), Memory: rapid.Int64Range(0, 500).Draw(t, "memory")}
-				r, err := l.Reserve(need)
+				r, err := l.Reserve(need, false)
 				if fits := sum()+need.Total() <= 1000 && need.Disk >= 0; (err == nil) != fits {
 					t.Fatalf("%+v beside %d: %v", need, sum(), err)
 				}
@@ -98,7 +100,8 @@ func TestReserveIsSafeForConcurrentUse(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if r, err := l.Reserve(queue.Need{Memory: 3}); err == nil {
+			if r, err := l.Reserve(queue.Need{Memory: 3}, true); err == nil {
+				<-r.Ready()
 				wg.Go(r.Release)
 				r.Release()
 			}
@@ -107,5 +110,59 @@ func TestReserveIsSafeForConcurrentUse(t *testing.T) {
 	wg.Wait()
 	if got := l.Balance().Reserved; got != 0 {
 		t.Errorf("%d reserved", got)
+	}
+}
+
+func isReady(r *queue.Reservation) bool {
+	select {
+	case <-r.Ready():
+		return true
+	default:
+		return false
+	}
+}
+
+// TestWhoWaitsIsServedInOrder: a small job overtakes no large one, and who gives up its place lets the
+// next one on.
+func TestWhoWaitsIsServedInOrder(t *testing.T) {
+	l := queue.NewLedger(10)
+	reserve := func(memory int64) *queue.Reservation {
+		r, err := l.Reserve(queue.Need{Memory: memory}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first, large, givesUp, small, last := reserve(6), reserve(8), reserve(3), reserve(1), reserve(2)
+	if !isReady(first) || isReady(large) || isReady(givesUp) || isReady(small) || isReady(last) {
+		t.Fatal("somebody was served out of order")
+	}
+	if _, err := l.Reserve(queue.Need{Memory: 1}, false); !errors.Is(err, queue.ErrNoRoom) || !strings.Contains(err.Error(), "4 jobs wait") {
+		t.Errorf("one that waits for nothing came before those who wait: %v", err)
+	}
+	givesUp.Release()
+	first.Keep(3)
+	if isReady(large) || isReady(small) {
+		t.Fatal("there is no room for it yet")
+	}
+	first.Release()
+	if !isReady(large) || !isReady(small) || isReady(last) || isReady(givesUp) {
+		t.Fatal("the next two fit, and no other")
+	}
+	if got := l.Balance().Reserved; got != 9 {
+		t.Errorf("%d reserved", got)
+	}
+	large.Release()
+	if !isReady(last) {
+		t.Error("the last one was forgotten")
+	}
+}
+
+// TestWhatNeverFitsIsRefusedAtOnce, with the numbers.
+func TestWhatNeverFitsIsRefusedAtOnce(t *testing.T) {
+	l := queue.NewLedger(10)
+	_, err := l.Reserve(queue.Need{Assets: 4, Memory: 7}, true)
+	if !errors.Is(err, queue.ErrNoRoom) || !strings.Contains(err.Error(), "needs 11 bytes (assets 4, disk 0, sealed outputs 0, memory 7), and jobs may use 10 together") {
+		t.Error(err)
 	}
 }

@@ -163,7 +163,7 @@ func (s *Server) submit(x *exchange) error {
 		return err
 	}
 	s.cfg.Log.Info("job submitted", "job", j.ID())
-	return x.answer(http.StatusCreated, wire.Submitted{Token: j.Token(), Modules: j.Modules(), Fronts: j.Fronts()})
+	return x.answer(http.StatusCreated, wire.Submitted{Token: j.Token(), Modules: j.Modules(), Fronts: j.Fronts(), Queued: j.Queued()})
 }
 
 // attest answers a client's nonce. Nothing else of the client's goes into the document.

@@ -103,6 +103,8 @@ type Job struct {
 	token  string
 	// Modules are the digests of the modules to send, Fronts the sealed assets whose fronts to send.
 	Modules, Fronts []string
+	// Queued says that the job waits for room first.
+	Queued bool
 }
 
 // Submit begins a job in an enclave that proved to be the one that is meant.
@@ -119,7 +121,7 @@ func (c *Client) Submit(ctx context.Context, s wire.Submit) (*Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Job{client: c, id: s.ID, token: got.Token, Modules: got.Modules, Fronts: got.Fronts}, nil
+	return &Job{client: c, id: s.ID, token: got.Token, Modules: got.Modules, Fronts: got.Fronts, Queued: got.Queued}, nil
 }
 
 // PutModule sends a policy's module.
@@ -173,27 +175,44 @@ func (j *Job) put(ctx context.Context, name string, progress func(int), write fu
 }
 
 // Follow tells of every phase until the job is done, and gives its result.
-func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (core.Result, error) {
+func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (result core.Result, err error) {
+	err = j.watch(ctx, func(p wire.Progress) (more bool) {
+		if p.Result != nil {
+			result = *p.Result
+			return false
+		}
+		phase(p.Phase)
+		return true
+	})
+	return result, err
+}
+
+// WaitForRoom returns when the job has room, or is over.
+func (j *Job) WaitForRoom(ctx context.Context) error {
+	return j.watch(ctx, func(p wire.Progress) (more bool) { return p.Phase == core.Queued })
+}
+
+// watch tells of every phase as long as more are wanted.
+func (j *Job) watch(ctx context.Context, tell func(wire.Progress) (more bool)) error {
 	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath})
 	if err != nil {
-		return core.Result{}, err
+		return err
 	}
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
 		var p wire.Progress
 		if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
-			return core.Result{}, fmt.Errorf("%w: its progress is no JSON: %w", ErrUnavailable, err)
+			return fmt.Errorf("%w: its progress is no JSON: %w", ErrUnavailable, err)
 		}
-		if p.Result != nil {
-			return *p.Result, nil
+		if !tell(p) {
+			return nil
 		}
-		phase(p.Phase)
 	}
 	if err := context.Cause(ctx); err != nil {
-		return core.Result{}, err
+		return err
 	}
-	return core.Result{}, fmt.Errorf("%w: it broke off before the job was done", ErrUnavailable)
+	return fmt.Errorf("%w: it broke off before the job was done", ErrUnavailable)
 }
 
 // Receipt fetches and verifies the receipt of a job that is done. An error that is none of the enclave's

@@ -13,6 +13,7 @@ import (
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/jobspec"
+	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -154,6 +155,9 @@ func checkReceipt(path string, places []destination) (message, hint string) {
 // reads are the paths that the job names to read.
 func (p *Package) reads() []string {
 	paths := []string{p.named.Resolve(p.job.Application.From)}
+	if p.job.Environment != "" {
+		paths = append(paths, p.named.Resolve(p.job.Environment))
+	}
 	for _, in := range p.job.Inputs {
 		paths = append(paths, p.named.Resolve(in.From))
 	}
@@ -191,10 +195,31 @@ func (p *Package) openSources(report func(at, message, hint string)) (found *job
 			report(at, message, hint)
 		}
 	}
+	if from := p.job.Environment; from != "" && p.open("environment", "environment", from, report) {
+		if message, hint := environmentFault(p.sources["environment"], from, p.job.Application.Command); message != "" {
+			report("environment", message, hint)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.job.Inputs)) {
 		p.open("inputs."+name, "inputs."+name+".from", p.job.Inputs[name].From, report)
 	}
 	return found
+}
+
+// environmentFault says why an application cannot run in an environment. What only the enclave knows, its
+// runtime, is not asked here.
+func environmentFault(source *tree.Source, from string, command jobspec.Command) (message, hint string) {
+	if _, isFile := source.IsFile(); isFile {
+		return fmt.Sprintf("%q is a file", from), "name the folder that cloister env build made"
+	}
+	env, err := executor.ReadEnvironment(source.FS())
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%q: %v", from, err), "name the folder that cloister env build made"
+	case command.Executor != "" && env.Executor != command.Executor:
+		return fmt.Sprintf("%q is for the executor %s, and the application needs %s", from, env.Executor, command.Executor), "build one for it, or remove the field"
+	}
+	return "", ""
 }
 
 func (p *Package) open(asset, at, from string, report func(at, message, hint string)) bool {

@@ -55,8 +55,9 @@ type Landing struct {
 }
 
 // Plan has the enclave's policies judge a job and goes no further.
-func (c *Client) Plan(ctx context.Context, p *Package) (wire.Admission, core.Result, error) {
-	j, err := c.begin(ctx, p)
+func (c *Client) Plan(ctx context.Context, p *Package, o Observer) (wire.Admission, core.Result, error) {
+	o.setDefaults()
+	j, err := c.begin(ctx, p, o)
 	if err != nil {
 		return wire.Admission{}, core.Result{}, err
 	}
@@ -73,7 +74,7 @@ func (c *Client) Plan(ctx context.Context, p *Package) (wire.Admission, core.Res
 // anything else of the job leaves the enclave; then what may leave lands, everything or nothing.
 func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Report) error) (_ *Report, err error) {
 	o.setDefaults()
-	j, credentials, err := c.enter(ctx, p)
+	j, credentials, err := c.enter(ctx, p, o)
 	if err != nil {
 		return nil, err
 	}
@@ -111,12 +112,12 @@ func (j *Job) finish(ctx context.Context, result core.Result, reason error, t *T
 func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }
 
 // enter begins a job that is to run, with the credentials that it takes.
-func (c *Client) enter(ctx context.Context, p *Package) (*Job, wire.Credentials, error) {
+func (c *Client) enter(ctx context.Context, p *Package, o Observer) (*Job, wire.Credentials, error) {
 	credentials, err := c.credentials(ctx, p)
 	if err != nil {
 		return nil, wire.Credentials{}, err
 	}
-	j, err := c.begin(ctx, p)
+	j, err := c.begin(ctx, p, o)
 	return j, credentials, err
 }
 
@@ -132,36 +133,46 @@ func (c *Client) credentials(ctx context.Context, p *Package) (wire.Credentials,
 	return c.cfg.Credentials(ctx, partition)
 }
 
-// begin submits a job and sends its policies: the operator's own, and those in front of bundles.
-func (c *Client) begin(ctx context.Context, p *Package) (*Job, error) {
+// begin submits a job, waits for room, and sends its policies: the operator's own, and those in front of
+// bundles. A job that is over by then is sent nothing; its result says why.
+func (c *Client) begin(ctx context.Context, p *Package, o Observer) (*Job, error) {
 	var raw [16]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	j, err := c.Submit(ctx, p.submission(hex.EncodeToString(raw[:])))
 	if err != nil {
 		return nil, err
 	}
+	if j.Queued {
+		o.Phase(core.Queued)
+		if err := j.WaitForRoom(ctx); err != nil {
+			j.leave(ctx)
+			return nil, err
+		}
+	}
+	if err := j.sendPolicies(ctx, p); err != nil && !(j.Queued && isOver(err)) {
+		j.leave(ctx)
+		return nil, preferCause(ctx, err)
+	}
+	return j, nil
+}
+
+func (j *Job) sendPolicies(ctx context.Context, p *Package) error {
 	sending, sendCtx := errgroup.WithContext(ctx)
 	for _, digest := range j.Modules {
 		module, ok := p.modules[digest]
 		if !ok {
-			j.leave(ctx)
-			return nil, fmt.Errorf("%w: it asks for a module that the job does not have", ErrUnavailable)
+			return fmt.Errorf("%w: it asks for a module that the job does not have", ErrUnavailable)
 		}
 		sending.Go(func() error { return j.PutModule(sendCtx, digest, module) })
 	}
 	for _, asset := range j.Fronts {
 		s, ok := p.sealed[asset]
 		if !ok {
-			j.leave(ctx)
-			return nil, fmt.Errorf("%w: it asks for the front of an asset that is not sealed", ErrUnavailable)
+			return fmt.Errorf("%w: it asks for the front of an asset that is not sealed", ErrUnavailable)
 		}
 		sending.Go(func() error { return j.PutFront(sendCtx, asset, s.bundle.Front()) })
 	}
-	if err := sending.Wait(); err != nil {
-		j.leave(ctx)
-		return nil, preferCause(ctx, err)
-	}
-	return j, nil
+	return sending.Wait()
 }
 
 // leave has the enclave wipe the job, whatever became of ctx.

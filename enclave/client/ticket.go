@@ -86,7 +86,7 @@ func (t *Ticket) CheckReceipt(path string) (message, hint string) {
 // a ticket too: its result says why.
 func (c *Client) Send(ctx context.Context, p *Package, o Observer) (*Ticket, error) {
 	o.setDefaults()
-	j, credentials, err := c.enter(ctx, p)
+	j, credentials, err := c.enter(ctx, p, o)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // The paths. NONCE is 32 to 1024 lower-case hexadecimal digits, ID a job's name, DIGEST a module's
-// "sha256:…", ASSET "application" or "inputs.NAME", CHANNEL a channel.
+// "sha256:…", ASSET "application", "environment" or "inputs.NAME", CHANNEL a channel.
 const (
 	EnclavePath     = "/v1/enclave"               // GET: Enclave
 	AttestPath      = "/v1/attestation/"          // GET NONCE: an attestation document for a client
@@ -84,6 +84,8 @@ type Submitted struct {
 	Modules []string `json:"modules"`
 	// Fronts are the names of the sealed assets whose fronts are to be sent now.
 	Fronts []string `json:"fronts"`
+	// Queued says that the job waits for room, and that nothing may be sent before its next phase.
+	Queued bool `json:"queued"`
 }
 
 // Credentials are AWS's, with which the enclave asks for the data keys of one job. They print as

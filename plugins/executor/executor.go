@@ -48,6 +48,9 @@ type Task struct {
 	Entrypoint string
 	// Args follow the entrypoint, already expanded.
 	Args []string
+	// Environment is the folder of a dependency environment, read-only; empty if there is none. See
+	// [Environment].
+	Environment string
 	// Env holds the variables that the job sets, beside what the executor itself provides.
 	Env map[string]string
 	// Dir is the working directory, writable and empty.
@@ -72,6 +75,8 @@ var (
 	ErrEntrypoint = errors.New("entrypoint cannot be run")
 	// ErrRuntime: the runtime (the interpreter) is missing or broken.
 	ErrRuntime = errors.New("runtime is missing")
+	// ErrEnvironment: the environment is none that the executor can use.
+	ErrEnvironment = errors.New("environment cannot be used")
 	// ErrGone: the plugin ended, or broke its protocol, before it answered.
 	ErrGone = errors.New("executor is gone")
 	// ErrOrder: the caller's own mistake; Describe, Prepare and Run come in this order, and

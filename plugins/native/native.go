@@ -39,6 +39,9 @@ func (e *Executor) Prepare(context.Context) (executor.Runtime, error) {
 
 // Run runs the program to its end.
 func (e *Executor) Run(ctx context.Context, t executor.Task) (executor.Result, error) {
+	if t.Environment != "" {
+		return executor.Result{}, fmt.Errorf("exec: %w: this executor has none", executor.ErrEnvironment)
+	}
 	path, err := process.Entrypoint(t)
 	if err != nil {
 		return executor.Result{}, fmt.Errorf("exec: %w", err)

@@ -53,6 +53,9 @@ func (e *Executor) Prepare(ctx context.Context) (executor.Runtime, error) {
 
 // Run runs the script to its end.
 func (e *Executor) Run(ctx context.Context, t executor.Task) (executor.Result, error) {
+	if t.Environment != "" {
+		return executor.Result{}, fmt.Errorf("node: %w: this executor has none", executor.ErrEnvironment)
+	}
 	r, err := e.interpreter.Run(ctx, t, process.Script)
 	if err != nil {
 		return executor.Result{}, fmt.Errorf("node: %w", err)

@@ -78,6 +78,12 @@ func (i *Interpreter) find() (string, error) {
 	return "", fmt.Errorf("process: %w: nothing at %s", executor.ErrRuntime, strings.Join(i.Places, ", "))
 }
 
+// Path is where Prepare found the interpreter; empty before.
+func (i *Interpreter) Path() string { return i.path }
+
+// StartAs has Run start the interpreter by another name of the same program, which it may look at.
+func (i *Interpreter) StartAs(path string) { i.path = path }
+
 // Run runs the interpreter with the task's arguments behind those that say what of the application runs.
 func (i *Interpreter) Run(ctx context.Context, t executor.Task, what func(executor.Task) ([]string, error)) (executor.Result, error) {
 	if i.path == "" {

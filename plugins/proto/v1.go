@@ -55,6 +55,7 @@ func (s *server) Run(ctx context.Context, req *executorv1.RunRequest) (*executor
 		Dir:         req.GetDir(),
 		Stdout:      req.GetStdout(),
 		Stderr:      req.GetStderr(),
+		Environment: req.GetEnvironment(),
 	})
 	if err != nil {
 		return nil, toStatus(err)
@@ -77,6 +78,8 @@ func toStatus(err error) error {
 		code = codes.NotFound
 	case errors.Is(err, executor.ErrRuntime):
 		code = codes.FailedPrecondition
+	case errors.Is(err, executor.ErrEnvironment):
+		code = codes.InvalidArgument
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -136,6 +139,7 @@ func (c *client) Run(ctx context.Context, t executor.Task) (executor.Result, err
 		Dir:         t.Dir,
 		Stdout:      t.Stdout,
 		Stderr:      t.Stderr,
+		Environment: t.Environment,
 	})
 	if err != nil {
 		return executor.Result{}, fromStatus(ctx, err)
@@ -179,6 +183,8 @@ func fromStatus(ctx context.Context, err error) error {
 		return executor.ErrEntrypoint
 	case codes.FailedPrecondition:
 		return executor.ErrRuntime
+	case codes.InvalidArgument:
+		return executor.ErrEnvironment
 	case codes.Unavailable:
 		return fmt.Errorf("%w: the connection broke", executor.ErrGone)
 	case codes.ResourceExhausted:

@@ -185,6 +185,8 @@ func TestEveryCodeIsASentinel(t *testing.T) {
 			want = executor.ErrEntrypoint
 		case codes.FailedPrecondition:
 			want = executor.ErrRuntime
+		case codes.InvalidArgument:
+			want = executor.ErrEnvironment
 		}
 		conn := dial(t, func(s *grpc.Server) { executorv1.RegisterExecutorServer(s, raw{code: code}) })
 		_, err := proto.NewClient(conn).Run(t.Context(), task())

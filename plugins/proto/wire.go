@@ -67,11 +67,10 @@ func CheckTask(t executor.Task) error {
 	}
 	absolute("application", t.Application)
 	absolute("dir", t.Dir)
-	if t.Stdout != "" {
-		absolute("stdout", t.Stdout)
-	}
-	if t.Stderr != "" {
-		absolute("stderr", t.Stderr)
+	for _, optional := range []struct{ field, value string }{{"stdout", t.Stdout}, {"stderr", t.Stderr}, {"environment", t.Environment}} {
+		if optional.value != "" {
+			absolute(optional.field, optional.value)
+		}
 	}
 	if problem := badPath(t.Entrypoint); problem != "" {
 		add("entrypoint", "%s", problem)

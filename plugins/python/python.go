@@ -3,8 +3,9 @@
 //
 // The entrypoint is a regular file inside the application, which runs as a script; or a folder with
 // a __main__.py, which runs as a package as `python -m` does it: a/b is the package a.b, and the
-// application's own folder is where it imports from. Anything else is executor.ErrEntrypoint. The
-// package runs inside the sandbox, beside the application, and guards nothing that the enclave relies on.
+// application's own folder is where it imports from. Anything else is executor.ErrEntrypoint. With an
+// environment the packages in it take the place of those that the image has. The package runs inside the
+// sandbox, beside the application, and guards nothing that the enclave relies on.
 package python
 
 import (
@@ -22,13 +23,16 @@ import (
 // Name and Version are what the executor describes itself as, and its manifest says.
 const (
 	Name    = "python"
-	Version = "0.2.0"
+	Version = "0.3.0"
 )
 
 var _ executor.Executor = (*Executor)(nil)
 
 // Executor runs one Python application.
-type Executor struct{ interpreter process.Interpreter }
+type Executor struct {
+	interpreter process.Interpreter
+	runtime     executor.Runtime
+}
 
 // New makes an executor for one job.
 func New() *Executor {
@@ -36,7 +40,7 @@ func New() *Executor {
 }
 
 func newAt(places ...string) *Executor {
-	return &Executor{process.Interpreter{
+	return &Executor{interpreter: process.Interpreter{
 		Places: places,
 		// -E no PYTHON* variable counts, -s no packages of a user, -B no bytecode is written, UTF-8
 		// whatever the locale (Python, "Command line and environment").
@@ -58,11 +62,17 @@ func (e *Executor) Prepare(ctx context.Context) (executor.Runtime, error) {
 	if err != nil {
 		return executor.Runtime{}, fmt.Errorf("python: %w", err)
 	}
+	e.runtime = r
 	return r, nil
 }
 
 // Run runs the script or the package to its end.
 func (e *Executor) Run(ctx context.Context, t executor.Task) (executor.Result, error) {
+	if t.Environment != "" {
+		if err := e.enter(t); err != nil {
+			return executor.Result{}, fmt.Errorf("python: %w", err)
+		}
+	}
 	r, err := e.interpreter.Run(ctx, t, entrypoint)
 	if err != nil {
 		return executor.Result{}, fmt.Errorf("python: %w", err)

@@ -61,6 +61,9 @@ func engineVersion() string {
 
 // Run runs the module to its end.
 func (e *Executor) Run(ctx context.Context, t executor.Task) (executor.Result, error) {
+	if t.Environment != "" {
+		return executor.Result{}, fmt.Errorf("wasi: %w: this executor has none", executor.ErrEnvironment)
+	}
 	path, err := process.Entrypoint(t)
 	if err == nil {
 		err = isModule(path)

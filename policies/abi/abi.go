@@ -103,9 +103,10 @@ type Executor struct {
 
 // Asset is an application, a model or a data set, or the operator's own input.
 type Asset struct {
-	// Name is "application" or "inputs.NAME", as in the job file.
+	// Name is "application", "environment" or "inputs.NAME", as in the job file.
 	Name string `json:"name"`
-	// Kind is "application", "model", "dataset" or "input" (plain, kind not stated).
+	// Kind is "application", "environment" (what the application runs in, always plain), "model",
+	// "dataset" or "input" (plain, kind not stated).
 	Kind string `json:"kind"`
 	// Form is "file" or "tree": whether the application is given a file or a folder.
 	Form string `json:"form"`

@@ -68,6 +68,8 @@ class Executor(rpc.ExecutorServicer):
         return os.path.join(request.application, request.entrypoint)
 
     def Run(self, request, context):
+        if request.environment:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "")
         script = self.script(request, context)
         env = {**request.env, **FIXED}
         files = []

@@ -54,6 +54,20 @@ func testEntrypoint(t T, cfg Config) {
 	}
 }
 
+func testEnvironment(t T, j *job) {
+	dir := filepath.Join(j.place.Assets, "environment")
+	manifest := `{"version": 1, "executor": "nobody", "runtime": "none", "platform": "any", "packages": []}`
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, executor.EnvironmentFile), []byte(manifest), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	j.prepare(t)
+	task := j.task("exit", "0")
+	task.Environment = j.cfg.Assets + "/environment"
+	if r, err := j.Run(j.ctx, task); !errors.Is(err, executor.ErrEnvironment) {
+		t.Errorf("%+v, %v, want ErrEnvironment", r, err)
+	}
+}
+
 func testInnerLink(t T, j *job) {
 	if err := os.Symlink(j.cfg.Probe, filepath.Join(j.place.Assets, "application", "link")); err != nil {
 		t.Fatal(err)

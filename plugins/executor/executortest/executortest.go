@@ -89,6 +89,7 @@ func suite(t T, cfg Config) {
 		{"loses nothing of a large output", testLargeOutput},
 		{"runs nothing but a file of the application", func(t T, _ *job) { testEntrypoint(t, cfg) }},
 		{"runs through a link that stays inside", testInnerLink},
+		{"runs in no environment that is made for another executor", testEnvironment},
 		{"ends a sleeping application when stopped", testStop},
 		{"runs nothing after it was stopped", testStopFirst},
 		{"ends the application when nobody waits any more", testCancel},

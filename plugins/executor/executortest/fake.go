@@ -230,7 +230,7 @@ func (f *Fake) answer(ctx context.Context, r executor.Result, err error) (execut
 	if cause := context.Cause(ctx); cause != nil {
 		return executor.Result{}, cause
 	}
-	for _, sentinel := range []error{executor.ErrEntrypoint, executor.ErrRuntime} {
+	for _, sentinel := range []error{executor.ErrEntrypoint, executor.ErrRuntime, executor.ErrEnvironment} {
 		if errors.Is(err, sentinel) {
 			return executor.Result{}, sentinel
 		}

@@ -4,7 +4,8 @@
 //!   ingress  allows
 //!   egress   allows
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! It is for owners who want their asset used by whoever their key policy names, and kept: the asset stays
 //! inside only as far as the application keeps it. An application that copies it into an output takes it out.

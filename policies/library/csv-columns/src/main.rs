@@ -5,7 +5,8 @@
 //!   ingress  allows
 //!   egress   denies with "not-csv", "columns", "values", "small-group" or "many-groups"
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! It trusts the request and its own configuration. It does not judge what allowed values mean: an
 //! application can hide bits in them, in the order of rows and in how they are quoted, which

@@ -4,7 +4,8 @@
 //!   ingress  allows
 //!   egress   denies with "not-json", "too-large" or "schema"
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! The whole of a file is one document of at most 4 MiB, or with "lines" every line is one; a name stands in
 //! an object once. The schema is JSON Schema 2020-12 without references: what it does not forbid leaves, so

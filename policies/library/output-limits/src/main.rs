@@ -6,7 +6,8 @@
 //!   ingress  allows
 //!   egress   denies with "channel", "too-large", "too-many-files" or "file-name"
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! It trusts the request and its own configuration, and never reads content: what an application puts
 //! into the bytes that it has left is not looked at.

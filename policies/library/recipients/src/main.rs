@@ -5,7 +5,8 @@
 //!   ingress  allows
 //!   egress   the same as at admit, of every artifact
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! The enclave seals (docs/job-file.md, "seal_to"); the border holds every output to the recipients that all
 //! policies accept. Whoever has a recipient's secret key reads everything that is sealed to it: it trusts

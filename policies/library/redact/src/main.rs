@@ -7,7 +7,8 @@
 //!            "not-text" or "not-a-number" what it cannot read
 //!   egress   denies with "columns", "rounding" or "pattern" what is left of any of it
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! A pattern is held against one line at a time. It cannot catch what is spelt in a way that the pattern
 //! does not foresee, and rounding takes digits from a number and not its meaning: many rounded numbers

@@ -62,6 +62,8 @@ pub struct Executor {
 pub struct Asset {
     pub name: String,
     #[serde(default)]
+    pub kind: String,
+    #[serde(default)]
     pub digest: String,
     #[serde(default)]
     pub owner: String,

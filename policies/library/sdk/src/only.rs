@@ -1,5 +1,6 @@
-//! Who may use an asset: which applications, of which owners, run by which executors, and whether
-//! other jobs may be in the enclave meanwhile. It trusts the request, and claims for nothing.
+//! Who may use an asset: which applications, of which owners, in which environments, run by which
+//! executors, and whether other jobs may be in the enclave meanwhile. It trusts the request, and
+//! claims for nothing.
 
 use crate::{Point, Request};
 use serde::Deserialize;
@@ -12,6 +13,10 @@ pub struct Rule {
     pub applications: Vec<String>,
     /// Key ARNs: any application that one of them sealed.
     pub owners: Vec<String>,
+    /// "sha256:…" of dependency environments. What is in one can do what the application can, so
+    /// a rule that names plain applications lets them run in these alone, and in none if there are
+    /// none. A sealed application says itself in which it runs.
+    pub environments: Vec<String>,
     /// "sha256:…" of executors; empty lets all of the image.
     pub executors: Vec<String>,
     /// No other job in the enclave.
@@ -27,7 +32,25 @@ impl Rule {
         if !self.executors.is_empty() && !self.executors.contains(&request.executor.digest) {
             return Some("executor");
         }
-        (!self.application(request)).then_some("application")
+        if !self.application(request) {
+            return Some("application");
+        }
+        (!self.environment(request)).then_some("environment")
+    }
+
+    /// Whether the application may run in its environment, or, at admit, whether it could turn out so.
+    fn environment(&self, request: &Request) -> bool {
+        let Some(e) = request.assets.iter().find(|a| a.kind == "environment") else {
+            return true;
+        };
+        if self.environments.is_empty() {
+            let named = !self.applications.is_empty() || !self.owners.is_empty();
+            return !named || request.assets.iter().any(|a| a.name == "application" && a.sealed);
+        }
+        if request.point == Point::Admit {
+            return true; // its digest is not known yet
+        }
+        e.verified && self.environments.contains(&e.digest)
     }
 
     /// Whether the application may use the asset, or, at admit, whether what is claimed of it could

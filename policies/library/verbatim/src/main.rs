@@ -4,7 +4,8 @@
 //!   ingress  allows
 //!   egress   denies with "verbatim" if an artifact holds n consecutive bytes of the owner's assets
 //!
-//! At every point it denies with "application", "executor" or "alone" whom "only" does not let.
+//! At every point it denies with "application", "environment", "executor" or "alone" whom "only"
+//! does not let.
 //!
 //! Every piece of n bytes holds a whole block of w = (n+1)/2 bytes, wherever such blocks begin. So the
 //! blocks of the artifacts are hashed, one pass over all of them: as they are, and as what their hex
