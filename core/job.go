@@ -45,6 +45,7 @@ type Job struct {
 	sealed    map[string]*sealedAsset // by asset
 	unwrapper Unwrapper               // nil before the credentials came, and after the last asset
 	phases    []Phase
+	entered   time.Time // the last of phases
 	changed   chan struct{}
 	consented []receipt.Consent
 	result    Result // and receipt: set before done is closed, and never again
@@ -147,10 +148,22 @@ func (j *Job) Phases(ctx context.Context, n int) ([]Phase, error) {
 	}
 }
 
+// Latest counts the phases so far, and says which is the last one and how long ago it began. It waits for
+// the first.
+func (j *Job) Latest(ctx context.Context) (n int, last Phase, ago time.Duration, err error) {
+	if _, err := j.Phases(ctx, 0); err != nil {
+		return 0, "", 0, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n = len(j.phases)
+	return n, j.phases[n-1], time.Since(j.entered), nil
+}
+
 func (j *Job) enter(p Phase) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.phases = append(j.phases, p)
+	j.phases, j.entered = append(j.phases, p), time.Now()
 	close(j.changed)
 	j.changed = make(chan struct{})
 }

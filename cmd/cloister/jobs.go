@@ -48,6 +48,11 @@ func (a *app) jobsCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.submitCommand(), results,
 		{
+			Use: "logs ID", Short: "Wait for a submitted job and print its logs", Long: aboutLogs, Example: "  cloister logs 3f1c… >stdout.log 2>stderr.log",
+			Args: takes("cloister logs ID", 1),
+			RunE: func(c *cobra.Command, args []string) error { return a.logs(c.Context(), args[0]) },
+		},
+		{
 			Use: "ps", Short: "List the jobs that were submitted", Args: takes("cloister ps", 0),
 			RunE: func(c *cobra.Command, _ []string) error { return a.listJobs(c.Context()) },
 		},
@@ -198,8 +203,7 @@ func (a *app) results(ctx context.Context, id, receiptTo string) error {
 	show.stop()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return &failure{status: statusCancelled, message: "stopped waiting; nothing was written",
-			hint: "the job goes on: cloister results " + id + " waits for it again, cloister cancel " + id + " ends it"}
+		return stoppedWaiting(id)
 	case isGone(err):
 		return goneFromEnclave(id)
 	case err != nil:
@@ -209,6 +213,11 @@ func (a *app) results(ctx context.Context, id, receiptTo string) error {
 		return err
 	}
 	return a.conclude(report, job.Ticket.Channels())
+}
+
+func stoppedWaiting(id string) error {
+	return &failure{status: statusCancelled, message: "stopped waiting; nothing was written",
+		hint: "the job goes on: cloister results " + id + " waits for it again, cloister cancel " + id + " ends it"}
 }
 
 // isGone says that an enclave knows no such job.
@@ -231,7 +240,10 @@ type jobReport struct {
 	Enclave string          `json:"enclave"`
 	State   string          `json:"state"`
 	Outcome receipt.Outcome `json:"outcome,omitempty"`
-	At      string          `json:"at"`
+	// At is when it was submitted, Bytes what was sent, Seconds how long it has been in its state.
+	At      string  `json:"at"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds,omitempty"`
 }
 
 func (a *app) listJobs(ctx context.Context) error {
@@ -260,7 +272,10 @@ func (a *app) listJobs(ctx context.Context) error {
 		if r.Outcome != "" {
 			state = string(r.Outcome)
 		}
-		say(a.stdout, "%s %-16s %s, in %s, since %s\n", r.ID, state, printable(r.Name), r.Enclave, r.At)
+		if r.State != "gone" && r.State != "unreachable" {
+			state += ", " + (time.Duration(r.Seconds) * time.Second).String()
+		}
+		say(a.stdout, "%s %-16s %s, %s sent to %s at %s\n", r.ID, state, printable(r.Name), bytesOf(r.Bytes), r.Enclave, r.At)
 	}
 	return nil
 }
@@ -275,6 +290,9 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 		return jobReport{}, err
 	}
 	r := jobReport{ID: id, Name: job.Ticket.Name, Enclave: job.Enclave, At: job.At, State: "gone"}
+	for _, sum := range job.Ticket.Sent {
+		r.Bytes += sum.Bytes
+	}
 	if errors.Is(err, errEnded) {
 		return r, nil
 	}
@@ -284,7 +302,7 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 	defer c.Close()
 	brief, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	phase, result, err := c.Status(brief, job.Ticket)
+	p, err := c.Status(brief, job.Ticket)
 	switch {
 	case isGone(err):
 		return r, nil
@@ -294,9 +312,9 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 		r.State = "unreachable"
 		return r, nil
 	}
-	r.State = string(phase)
-	if result != nil && phase == core.Done {
-		r.Outcome = result.Outcome
+	r.State, r.Seconds = string(p.Phase), p.Seconds
+	if p.Result != nil && p.Phase == core.Done {
+		r.Outcome = p.Result.Outcome
 	}
 	return r, nil
 }

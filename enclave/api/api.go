@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -251,17 +252,31 @@ func (s *Server) putAsset(x *exchange, j *core.Job) error {
 	return nil
 }
 
-// phases streams the phases of a job until it is done.
+// phases streams the phases of a job after those that the caller has seen, until it is done.
 func (s *Server) phases(x *exchange, j *core.Job) error {
+	seen := 0
+	if after := x.request.URL.Query().Get(wire.AfterQuery); after != "" {
+		n, err := strconv.ParseUint(after, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %.20q is no number of a phase", core.ErrInvalid, wire.AfterQuery, after)
+		}
+		have, _, _, err := j.Latest(x.request.Context())
+		if err != nil {
+			return err
+		}
+		if seen = int(n); seen > have {
+			return fmt.Errorf("%w: %s: there are %d phases yet", core.ErrInvalid, wire.AfterQuery, have)
+		}
+	}
 	x.Header().Set("Content-Type", wire.PhasesType)
-	for seen := 0; ; {
+	for {
 		phases, err := j.Phases(x.request.Context(), seen)
 		if err != nil || len(phases) == 0 {
 			return err
 		}
-		seen += len(phases)
 		for _, phase := range phases {
-			p, err := progress(x, j, phase)
+			seen++
+			p, err := progress(x, j, seen, phase)
 			if err != nil {
 				return err
 			}
@@ -276,8 +291,8 @@ func (s *Server) phases(x *exchange, j *core.Job) error {
 }
 
 // progress is a phase, with the result if it is the last.
-func progress(x *exchange, j *core.Job, phase core.Phase) (wire.Progress, error) {
-	p := wire.Progress{Phase: phase}
+func progress(x *exchange, j *core.Job, number int, phase core.Phase) (wire.Progress, error) {
+	p := wire.Progress{Number: number, Phase: phase}
 	if phase == core.Done {
 		result, err := j.Result(x.request.Context())
 		if err != nil {
@@ -290,14 +305,15 @@ func progress(x *exchange, j *core.Job, phase core.Phase) (wire.Progress, error)
 
 // status says where a job is, and waits for nothing.
 func (s *Server) status(x *exchange, j *core.Job) error {
-	phases, err := j.Phases(x.request.Context(), 0)
+	number, phase, ago, err := j.Latest(x.request.Context())
 	if err != nil {
 		return err
 	}
-	p, err := progress(x, j, phases[len(phases)-1])
+	p, err := progress(x, j, number, phase)
 	if err != nil {
 		return err
 	}
+	p.Seconds = ago.Seconds()
 	return x.answer(http.StatusOK, p)
 }
 

@@ -229,8 +229,21 @@ func TestAJobFromSubmitToRelease(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 	r = s.call(http.MethodGet, at(wire.StatusPath, "job", ""), got.Token, nil)
-	if strings.TrimSpace(r.body) != lines[len(lines)-1] || r.header.Get("Content-Type") != wire.JSONType {
-		t.Errorf("the status is %+v, and the last phase %s", r, lines[len(lines)-1])
+	var status wire.Progress
+	if err := json.Unmarshal([]byte(r.body), &status); err != nil || status.Seconds <= 0 || r.header.Get("Content-Type") != wire.JSONType {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if status.Seconds = 0; status.Number != len(lines) || status.Phase != last.Phase || *status.Result != *last.Result {
+		t.Errorf("the status is %+v, and the last phase %+v", status, last)
+	}
+	r = s.call(http.MethodGet, at(wire.PhasesPath, "job", "")+"?after=4", got.Token, nil)
+	if want := strings.Join(lines[4:], "\n"); strings.TrimSpace(r.body) != want {
+		t.Errorf("after the fourth phase: %s, want %s", r.body, want)
+	}
+	for _, after := range []string{"7", "-1", "x", "99999999999999999999"} {
+		if r := s.call(http.MethodGet, at(wire.PhasesPath, "job", "")+"?after="+after, got.Token, nil); r.code() != wire.Invalid {
+			t.Errorf("after=%s: %+v", after, r)
+		}
 	}
 	release := at(wire.ReleasePath, "job", "outputs.result")
 	if r := s.call(http.MethodGet, release, got.Token, nil); r.code() != wire.Order {

@@ -17,6 +17,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -192,9 +193,35 @@ func (j *Job) WaitForRoom(ctx context.Context) error {
 	return j.watch(ctx, func(p wire.Progress) (more bool) { return p.Phase == core.Queued })
 }
 
-// watch tells of every phase as long as more are wanted.
+// reconnects bounds how often a connection that broke off is made again without anything new.
+const (
+	reconnects = 3
+	reconnect  = 100 * time.Millisecond // the first wait; each is twice the one before
+)
+
+// watch tells of every phase, once, as long as more are wanted. Where the connection breaks off it goes on
+// behind the last one that it told of.
 func (j *Job) watch(ctx context.Context, tell func(wire.Progress) (more bool)) error {
-	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath})
+	seen := 0
+	for tries, wait := 0, reconnect; ; tries, wait = tries+1, 2*wait {
+		before := seen
+		err := j.watchAfter(ctx, &seen, tell)
+		if seen > before {
+			tries, wait = 0, reconnect
+		}
+		if err == nil || !errors.Is(err, ErrUnavailable) || tries == reconnects {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (j *Job) watchAfter(ctx context.Context, seen *int, tell func(wire.Progress) (more bool)) error {
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath + "?" + wire.AfterQuery + "=" + strconv.Itoa(*seen)})
 	if err != nil {
 		return err
 	}
@@ -205,6 +232,7 @@ func (j *Job) watch(ctx context.Context, tell func(wire.Progress) (more bool)) e
 		if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
 			return fmt.Errorf("%w: its progress is no JSON: %w", ErrUnavailable, err)
 		}
+		*seen++
 		if !tell(p) {
 			return nil
 		}

@@ -88,25 +88,36 @@ func (c *Client) Run(ctx context.Context, p *Package, o Observer, keep func(*Rep
 
 // finish fetches the receipt of a job that is done, hands it to keep, and lands what may leave. reason, if
 // not nil, is why it ended in the words of who sent it.
-func (j *Job) finish(ctx context.Context, result core.Result, reason error, t *Ticket, keep func(*Report) error) (_ *Report, err error) {
+func (j *Job) finish(ctx context.Context, result core.Result, reason error, t *Ticket, keep func(*Report) error) (*Report, error) {
+	report, err := j.receipt(ctx, result, t)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(keep(report), reason)
+	if report.Statement == nil {
+		return report, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	report.Landed, err = j.land(ctx, t, report.Statement.Predicate.Released)
+	return report, err
+}
+
+// receipt fetches the receipt of a job that is done. Where no policy was asked there is none, and nothing to
+// land.
+func (j *Job) receipt(ctx context.Context, result core.Result, t *Ticket) (_ *Report, err error) {
 	report := &Report{Result: result}
 	report.Receipt, report.Statement, err = j.Receipt(ctx)
 	switch e, refused := errors.AsType[*wire.Error](err); {
 	case refused && e.Code == wire.Order && releases(result.Outcome):
 		return nil, fmt.Errorf("%w: there is none", ErrMismatch)
-	case refused && e.Code == wire.Order: // no policy was asked, so there is no receipt and nothing to land
-		return report, errors.Join(keep(report), reason)
+	case refused && e.Code == wire.Order:
+		return report, nil
 	case err != nil:
 		return nil, err
 	}
-	if err := t.agrees(report); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(keep(report), reason); err != nil {
-		return nil, err
-	}
-	report.Landed, err = j.land(ctx, t, report.Statement.Predicate.Released)
-	return report, err
+	return report, t.agrees(report)
 }
 
 func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }

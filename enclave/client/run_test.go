@@ -4,10 +4,12 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -61,6 +63,31 @@ func TestLateAnswer(t *testing.T) {
 		if err != nil || len(report.Landed) != 2 {
 			t.Fatalf("%+v, %v", report, err)
 		}
+	}
+}
+
+// TestAConnectionThatBreaksOffIsMadeAgain, and goes on behind what was told.
+func TestAConnectionThatBreaksOffIsMadeAgain(t *testing.T) {
+	var after []string
+	breaks := 2
+	l := liar{handle: func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/phases") {
+			return false
+		}
+		after = append(after, r.URL.Query().Get(wire.AfterQuery))
+		if breaks--; breaks < 0 {
+			return false
+		}
+		_, _ = io.WriteString(w, `{"number": 1, "phase": "receiving"}`+"\n")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}}
+	report, err := l.meet(t.Context(), t, newJob(t), nil)
+	if err != nil || len(report.Landed) != 2 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if !slices.Equal(after, []string{"0", "1", "2"}) {
+		t.Errorf("it asked after %q", after)
 	}
 }
 

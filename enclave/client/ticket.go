@@ -3,10 +3,12 @@ package client
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 
-	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -117,15 +119,62 @@ func (c *Client) Collect(ctx context.Context, t *Ticket, o Observer, keep func(*
 	return report, err
 }
 
-// Status says where a job is, and its result if it is done.
-func (c *Client) Status(ctx context.Context, t *Ticket) (core.Phase, *core.Result, error) {
+// Logs waits for the end of a job that was sent, and writes those of its logs that may leave, held against the
+// receipt. The job stays as it is. to gives the place of a log; nil skips it.
+func (c *Client) Logs(ctx context.Context, t *Ticket, o Observer, to func(abi.Channel) io.Writer) (*Report, error) {
+	o.setDefaults()
 	j, err := c.comeBack(ctx, t)
 	if err != nil {
-		return "", nil, err
+		return nil, err
+	}
+	result, err := j.Follow(ctx, o.Phase)
+	if err != nil {
+		return nil, err
+	}
+	report, err := j.receipt(ctx, result, t)
+	if err != nil || report.Statement == nil {
+		return report, err
+	}
+	for _, artifact := range report.Statement.Predicate.Released {
+		w := to(artifact.Channel)
+		if w == nil {
+			continue
+		}
+		if err := j.copyTo(ctx, artifact, w); err != nil {
+			return nil, preferCause(ctx, err)
+		}
+		report.Landed = append(report.Landed, Landing{Channel: artifact.Channel, Bytes: artifact.Bytes})
+	}
+	return report, nil
+}
+
+// copyTo writes what is released by a channel, once it arrived whole.
+func (j *Job) copyTo(ctx context.Context, artifact abi.Artifact, w io.Writer) error {
+	dir, err := os.MkdirTemp("", "cloister-log-")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLanding, err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // of a copy
+	s, err := j.stage(ctx, destination{channel: artifact.Channel, path: filepath.Join(dir, "log")}, artifact)
+	if err != nil {
+		return err
+	}
+	defer s.discard()
+	if _, err := io.Copy(w, io.NewSectionReader(s.file, 0, artifact.Bytes)); err != nil {
+		return fmt.Errorf("%w: %w", ErrLanding, err)
+	}
+	return nil
+}
+
+// Status says where a job is, how long it has been there, and its result if it is done.
+func (c *Client) Status(ctx context.Context, t *Ticket) (wire.Progress, error) {
+	j, err := c.comeBack(ctx, t)
+	if err != nil {
+		return wire.Progress{}, err
 	}
 	var p wire.Progress
 	err = j.call(ctx, call{method: http.MethodGet, path: wire.StatusPath, answer: &p})
-	return p.Phase, p.Result, err
+	return p, err
 }
 
 // Cancel ends a job and has the enclave wipe it.

@@ -29,7 +29,7 @@ const (
 	AdmitPath       = "/v1/jobs/{id}/admission"   // GET: Admission, once it is decided
 	CredentialsPath = "/v1/jobs/{id}/credentials" //nolint:gosec // PUT Credentials, once the job is admitted: a path, no secret
 	AssetPath       = "/v1/jobs/{id}/assets/"     // PUT ASSET, a tar stream or a sealed bundle
-	PhasesPath      = "/v1/jobs/{id}/phases"      // GET: one Progress a line, until the job is done
+	PhasesPath      = "/v1/jobs/{id}/phases"      // GET [?after=N]: one Progress a line, until the job is done
 	StatusPath      = "/v1/jobs/{id}/status"      // GET: the last Progress so far
 	ReceiptPath     = "/v1/jobs/{id}/receipt"     // GET: the receipt
 	ReleasePath     = "/v1/jobs/{id}/channels/"   // GET CHANNEL: a file's bytes or a tar stream
@@ -37,6 +37,7 @@ const (
 	TokenHeader     = "Cloister-Token"            //nolint:gosec // the name of a header, not a token
 	EndTrailer      = "Cloister-End"              // trailer of a release: "whole" if nothing is missing
 	EndWhole        = "whole"                     //
+	AfterQuery      = "after"                     // the number of the last Progress that the caller has seen
 	BulkType        = "application/octet-stream"  //
 	DocumentType    = "application/cbor"          // of an attestation document
 	PhasesType      = "application/x-ndjson"      //
@@ -123,8 +124,12 @@ type Admission struct {
 
 // Progress is one phase; with the last one comes the result.
 type Progress struct {
-	Phase  core.Phase   `json:"phase"`
-	Result *core.Result `json:"result,omitempty"`
+	// Number counts from 1.
+	Number int        `json:"number"`
+	Phase  core.Phase `json:"phase"`
+	// Seconds since it began; of a status only.
+	Seconds float64      `json:"seconds,omitempty"`
+	Result  *core.Result `json:"result,omitempty"`
 }
 
 // Code says what kind of error it is.
