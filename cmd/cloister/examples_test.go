@@ -21,6 +21,9 @@ func examples() string {
 // TestExamples runs the example of every executor in a local enclave, and finds what is promised beside it.
 func TestExamples(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip("it runs the built commands, which no race detector looks into")
+	}
 	for _, name := range []string{"words", "orders", "survey", "clusters"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -78,6 +78,9 @@ func TestVendorFirstHour(t *testing.T) {
 	if launchtest.Handed() != "" {
 		t.Skip("the documentation is not handed over to an ordinary user; `.ci/run` runs this test as one")
 	}
+	if raceDetector {
+		t.Skip("it runs the built commands, which no race detector looks into")
+	}
 	text, err := os.ReadFile("../../docs/vendor-first-hour.md")
 	if err != nil {
 		t.Fatal(err)

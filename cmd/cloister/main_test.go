@@ -110,6 +110,9 @@ func scripts() string {
 // TestAsOrdinaryUser runs every test once more, as a user with no rights and a home of its own.
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip("the race detector sees the same as in the tests of root")
+	}
 	out := launchtest.AsOrdinaryUser(t, beside(t), map[string]string{
 		"script": scripts(), "receipts": receiptVectors(), "examples": examples(),
 	})
