@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -215,8 +217,8 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 	for _, l := range r.Landed {
 		say(w, "released  %s, %d bytes%s, to %s\n", l.Channel, l.Bytes, conditions(&run, l.Channel), printable(l.Path))
 	}
-	if len(r.Landed) == 0 {
-		say(w, "released  nothing\n")
+	if run.Outcome != receipt.Succeeded {
+		sayChannels(w, &run, asked)
 		return
 	}
 	for _, ch := range asked {
@@ -224,6 +226,36 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 			say(w, "stays     %s: not every policy consents to it\n", ch)
 		}
 	}
+}
+
+// sayChannels says of each channel that a job asked for how far it came. Of what was not released a record has
+// no size, so neither has this.
+func sayChannels(w io.Writer, run *receipt.Run, asked []abi.Channel) {
+	if len(asked) == 0 {
+		say(w, "released  nothing\n")
+		return
+	}
+	egress := slices.ContainsFunc(run.Decisions, func(d receipt.Decision) bool { return d.Point == abi.Egress })
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	say(table, "channel\tconsented\tjudged\treleased\n")
+	for _, ch := range asked {
+		consented, judged, released := "no", "no", "nothing"
+		if c := run.Consent(ch); c != nil {
+			consented = "yes"
+			if c.Cap != nil {
+				consented = fmt.Sprintf("at most %d bytes", *c.Cap)
+			}
+			_, isOutput := ch.OutputName()
+			if egress && (!isOutput || run.Outcome != receipt.Failed) {
+				judged = "yes"
+			}
+		}
+		if i := slices.IndexFunc(run.Released, func(a abi.Artifact) bool { return a.Channel == ch }); i >= 0 {
+			released = fmt.Sprintf("%d bytes", run.Released[i].Bytes)
+		}
+		say(table, "%s\t%s\t%s\t%s\n", ch, consented, judged, released)
+	}
+	_ = table.Flush() // standard error that is gone has nobody to tell
 }
 
 // conditions says under which cap something left, and to whom it is sealed.
