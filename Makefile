@@ -50,7 +50,7 @@ build: $(commands) $(modules) ## bin/cloister, bin/enclave, bin/library and bin/
 	@rm -f $(filter-out $(modules),$(wildcard $(raw)/*.wasm))
 	@go run ./deploy/local/assemble library policies/library $(library)
 	@go run ./deploy/local/assemble library examples/policies $(bin)/examples $(raw)
-	@go run ./deploy/local/assemble enclave deploy/local $(image)
+	@go run ./deploy/local/assemble enclave deploy/local $(image) $(bin)/rehearsal
 
 # Go knows best what is out of date: these run every time, and do nothing slow if nothing changed.
 .PHONY: force

@@ -38,6 +38,10 @@ type Config struct {
 	PCRs     map[string]string
 	// Realm and Version go into every record: "aws" is for Nitro Enclaves alone.
 	Realm, Version string
+	// Rehearsal shows the operator the application's logs, whatever policies say, and every record says
+	// so. The measured profile of an image fixes it: owners release no key to such an image but those of
+	// stand-ins.
+	Rehearsal bool
 	// Idle bounds how long a job waits for the next thing that its operator must send [5 min].
 	Idle time.Duration
 	// Keep is how long results wait for the operator at most, whatever a job asks for [7 days].

@@ -68,7 +68,7 @@ func newCourse(j *Job, info abi.Executor, sequence int) *course {
 		job: j, info: info, staged: map[string]tree.Summary{}, given: map[string]string{},
 		record: receipt.Run{
 			Job:       receipt.Job{ID: j.sub.ID, Name: j.spec.Name, Digest: j.spec.Digest()},
-			Enclave:   receipt.Enclave{Realm: cfg.Realm, ModuleID: cfg.ModuleID, Version: cfg.Version, Sequence: sequence},
+			Enclave:   receipt.Enclave{Realm: cfg.Realm, ModuleID: cfg.ModuleID, Version: cfg.Version, Sequence: sequence, Rehearsal: cfg.Rehearsal},
 			Executor:  receipt.Executor{Executor: info, Walls: []string{}},
 			Assets:    []abi.Asset{},
 			Policies:  []abi.PolicyRef{},
@@ -91,6 +91,9 @@ func (c *course) run(ctx context.Context) end {
 	}
 	if killed := c.launch.kill(); killed != nil {
 		err = &faultError{FaultMachine, killed}
+	}
+	if c.exposed && c.job.runner.cfg.Rehearsal {
+		c.rehearse()
 	}
 	c.job.settle()
 	c.job.dropCredentials()

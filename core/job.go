@@ -51,6 +51,7 @@ type Job struct {
 	result    Result // and receipt: set before done is closed, and never again
 	receipt   []byte
 	told      bool // the receipt was handed out
+	rehearsed map[abi.Channel][]byte
 	clearance *border.Clearance
 
 	keep   *time.Timer // set before done is closed

@@ -101,8 +101,8 @@ func stateDir(kind string) (string, error) {
 }
 
 func standingFile(name string) (string, error) {
-	if !regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`).MatchString(name) || len(name) > 63 || name == "local" {
-		return "", usage(`choose lower-case words joined by hyphens; "local" is an enclave for one command`, "%q cannot be an enclave's name", name)
+	if !regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`).MatchString(name) || len(name) > 63 || name == "local" || name == "rehearsal" {
+		return "", usage(`choose lower-case words joined by hyphens; "local" and "rehearsal" are enclaves for one command`, "%q cannot be an enclave's name", name)
 	}
 	dir, err := stateDir("enclaves")
 	return filepath.Join(dir, name+".json"), err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +31,7 @@ type expectation struct {
 
 func (f *expectFlags) add(c *cobra.Command) {
 	flags := c.Flags()
-	flags.StringVar(&f.enclave, "enclave", "", `"local": a simulated enclave of this machine's own image, under your own development root`)
+	flags.StringVar(&f.enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: a simulated enclave, under your own development root")
 	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" for a simulated one`)
 	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's; for the realm local your own development root by default")
 	for i := range f.pcrs {
@@ -84,14 +83,11 @@ func (f *expectFlags) expected() (expectation, error) {
 // local is what a simulated enclave of this machine's own image is known by.
 func (f *expectFlags) local() (expectation, error) {
 	e := expectation{realm: attest.RealmLocal, image: true}
-	if f.enclave != "local" {
-		return e, usage(`this version knows "local" only; for another one give its PCRs`, "--enclave: there is no enclave %q", f.enclave)
-	}
 	if f.root != "" || strings.Join(f.pcrs[:], "") != "" {
-		return e, usage("leave --root and --pcr0 … out, or --enclave", "--enclave local says which root and PCRs are expected")
+		return e, usage("leave --root and --pcr0 … out, or --enclave", "--enclave %s says which root and PCRs are expected", f.enclave)
 	}
 	var err error
-	if e.pcrs, err = measureLocal(); err != nil {
+	if e.pcrs, err = measureLocal(f.enclave); err != nil {
 		return e, err
 	}
 	e.root, err = developmentRoot()
@@ -107,13 +103,21 @@ func developmentRoot() (attest.Root, error) {
 	return home.CA().Root(), nil
 }
 
-// measureLocal measures the image of local enclaves, which is beside this command.
-func measureLocal() (attest.PCRSet, error) {
+// measureLocal measures the image of simulated enclaves, which is beside this command.
+func measureLocal(enclave string) (attest.PCRSet, error) {
 	beside, err := here()
 	if err != nil {
 		return nil, err
 	}
-	pcrs, err := devkit.Measure(filepath.Join(beside, "enclave"))
+	image, ok := imageOf(enclave, beside)
+	if !ok {
+		s, err := findStanding(enclave)
+		if err != nil {
+			return nil, err
+		}
+		return attest.ParsePCRSet(s.PCRs)
+	}
+	pcrs, err := devkit.Measure(image)
 	if err != nil {
 		return nil, &failure{status: statusUnavailable, message: err.Error(), hint: "make build makes the image of local enclaves"}
 	}

@@ -76,7 +76,7 @@ func jobFile(id string) (string, error) {
 }
 
 func (a *app) submit(ctx context.Context, file string) error {
-	if a.enclave == "local" {
+	if _, brief := imageOf(a.enclave, ""); brief {
 		return usage("start one that stays: cloister enclave start dev; then --enclave dev", "a local enclave ends with this command, and the job with it")
 	}
 	if _, err := stateDir("jobs"); err != nil {

@@ -51,7 +51,7 @@ func (a *app) keyPolicyPrintCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.printKeyPolicy(spec, enclave, pcrs) },
 	}
 	flags := c.Flags()
-	flags.StringVar(&enclave, "enclave", "", `"local": the image and the partition of simulated enclaves on this machine`)
+	flags.StringVar(&enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: the image and the partition of simulated enclaves")
 	flags.StringVar(&spec.Partition, "partition", "aws", `the key's: "aws", "aws-cn", "aws-us-gov", or "cloister-dev" for the simulated KMS`)
 	flags.StringVar(&spec.Account, "account", "", "your account, 12 digits (required)")
 	flags.StringArrayVar(&spec.Users, "user", nil, "account, user or role of an operator whose enclaves may open what is sealed (required; can be repeated)")
@@ -74,15 +74,13 @@ func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[strin
 		}
 	}
 	switch {
-	case enclave == "local" && len(given) == 0:
+	case enclave != "" && len(given) == 0:
 		spec.Partition = keys.PartitionDev
-		if spec.PCRs, err = measureLocal(); err != nil {
+		if spec.PCRs, err = measureLocal(enclave); err != nil {
 			return err
 		}
-	case enclave == "local":
-		return usage("leave --pcr0 … out, or --enclave", "--enclave local says which PCRs are trusted")
 	case enclave != "":
-		return usage(`this version knows "local" only; for another one give its PCRs`, "--enclave: there is no enclave %q", enclave)
+		return usage("leave --pcr0 … out, or --enclave", "--enclave %s says which PCRs are trusted", enclave)
 	case len(given) > 0:
 		if spec.PCRs, err = attest.ParsePCRSet(given); err != nil {
 			return usage(help, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -12,6 +13,17 @@ import (
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/wire"
 )
+
+// imageOf finds the image of a simulated enclave that is started for one command.
+func imageOf(enclave, beside string) (dir string, ok bool) {
+	switch enclave {
+	case "local":
+		return filepath.Join(beside, "enclave"), true
+	case "rehearsal":
+		return filepath.Join(beside, "rehearsal"), true
+	}
+	return "", false
+}
 
 // simulate starts a local enclave of an image, under the development root of this user.
 func simulate(ctx context.Context, image string) (*launch.Simulated, error) {

@@ -41,6 +41,9 @@ func printRun(w io.Writer, r *receipt.Run) {
 	row("outcome", "%s", r.Outcome)
 	row("time", "%s to %s", r.Started, r.Finished)
 	row("realm", "%s", r.Enclave.Realm)
+	if r.Enclave.Rehearsal {
+		say(w, "REHEARSAL the image shows logs that no policy judged; it is for stand-ins\n")
+	}
 	row("enclave", "%s, version %s, job %d of its boot", r.Enclave.ModuleID, r.Enclave.Version, r.Enclave.Sequence)
 	row("executor", "%s %s, %s, %s", r.Executor.Name, r.Executor.Version, r.Executor.Runtime, r.Executor.Digest)
 	for _, wall := range r.Executor.Walls {

@@ -70,12 +70,12 @@ func (a *app) needsCommand(c *cobra.Command, args []string) error {
 // addEnclave adds the flag that names an enclave. There is no default: where a job runs is
 // never a guess.
 func (a *app) addEnclave(c *cobra.Command) {
-	c.Flags().StringVar(&a.enclave, "enclave", "", `the enclave to use: "local" is a SIMULATED one for this command, others are started by cloister enclave start (required)`)
+	c.Flags().StringVar(&a.enclave, "enclave", "", `the enclave to use: "local" is a SIMULATED one for this command, "rehearsal" one that shows logs, others are started by cloister enclave start (required)`)
 }
 
 func (a *app) checkEnclave() error {
 	switch a.enclave {
-	case "local":
+	case "local", "rehearsal":
 		return nil
 	case "":
 		return usage("--enclave local runs the job in a simulated enclave on this machine", "no enclave is named")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,21 +28,36 @@ Outputs land where the job file says, relative to it. Ctrl-C cancels the job; no
 is left then. The receipt says what ran, what every policy decided and what left; cloister receipt
 verify holds it against the image that you expect.
 
-A job with sealed assets needs AWS credentials of yours: the enclave asks the owners' KMS with them.`
+A job with sealed assets needs AWS credentials of yours: the enclave asks the owners' KMS with them.
+
+With --rehearse the job runs in a SIMULATED enclave of another image, which shows you the application's logs whatever the
+policies say, and whose receipts say REHEARSAL. Owners let it unseal stand-ins (toy weights, made-up rows), so that you can
+develop against those; what is sealed for other images does not open in it.`
 
 const exampleRun = `  cloister run --enclave local job.yaml
   cloister run --enclave local --receipt receipt.json job.yaml
-  cloister run --enclave local --json job.yaml | jq .landed`
+  cloister run --enclave local --json job.yaml | jq .landed
+  cloister run --rehearse job.yaml`
 
 func (a *app) runCommand() *cobra.Command {
 	var receiptTo string
+	var rehearse bool
 	c := &cobra.Command{
 		Use: "run --enclave NAME JOB.yaml", Short: "Run a job and land its outputs",
 		Long: aboutRun, Example: exampleRun, Args: oneFile,
-		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), args[0], receiptTo) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if rehearse && a.enclave != "" && a.enclave != "rehearsal" {
+				return usage("leave --enclave out", "--rehearse has an enclave of its own")
+			}
+			if rehearse {
+				a.enclave = "rehearsal"
+			}
+			return a.run(c.Context(), args[0], receiptTo)
+		},
 	}
 	a.addEnclave(c)
 	c.Flags().StringVar(&receiptTo, "receipt", "", "write the receipt of the run to this file, unless you cancel it")
+	c.Flags().BoolVar(&rehearse, "rehearse", false, "run with stand-ins in a SIMULATED enclave that shows all logs: --enclave rehearsal")
 	return c
 }
 
@@ -108,8 +124,8 @@ func (a *app) withEnclave(ctx context.Context, file, receiptTo string, use func(
 
 // open gives a client of the enclave that is named. stop ends an enclave that is for this command alone.
 func (a *app) open(ctx context.Context, beside string) (c *client.Client, stop func() error, err error) {
-	if a.enclave == "local" {
-		return startLocal(ctx, filepath.Join(beside, "enclave"))
+	if image, ok := imageOf(a.enclave, beside); ok {
+		return startLocal(ctx, image)
 	}
 	s, err := findStanding(a.enclave)
 	if err != nil {
@@ -156,8 +172,10 @@ func checkPartition(p *client.Package) error {
 type runReport struct {
 	Status status `json:"status"`
 	core.Result
-	Landed    []client.Landing   `json:"landed"`
-	Statement *receipt.Statement `json:"statement,omitempty"`
+	Landed []client.Landing `json:"landed"`
+	// Rehearsed holds the beginnings of the logs, of a rehearsal.
+	Rehearsed map[abi.Channel]string `json:"rehearsed,omitempty"`
+	Statement *receipt.Statement     `json:"statement,omitempty"`
 }
 
 // conclude prints how a run ended and gives the failure that its outcome is. The job asked for
@@ -172,6 +190,15 @@ func (a *app) conclude(r *client.Report, asked []abi.Channel) error {
 		}
 	}
 	report := runReport{Result: r.Result, Landed: r.Landed, Statement: r.Statement}
+	for ch, log := range r.Rehearsed {
+		if report.Rehearsed == nil {
+			report.Rehearsed = map[abi.Channel]string{}
+		}
+		report.Rehearsed[ch] = string(log)
+	}
+	if !a.json {
+		a.sayRehearsed(r)
+	}
 	if report.Landed == nil {
 		report.Landed = []client.Landing{}
 	}
@@ -189,6 +216,16 @@ func (a *app) conclude(r *client.Report, asked []abi.Channel) error {
 	report.Status = f.status
 	f.report = report
 	return f
+}
+
+// sayRehearsed shows the logs of a rehearsal.
+func (a *app) sayRehearsed(r *client.Report) {
+	for _, ch := range []abi.Channel{abi.Stdout, abi.Stderr} {
+		if log := r.Rehearsed[ch]; len(log) > 0 {
+			say(a.stderr, "REHEARSAL %s, which no policy judged:\n", ch)
+			_, _ = (&harmlessWriter{to: a.stderr}).Write(append(bytes.TrimRight(log, "\n"), '\n')) // whoever is gone cannot be told
+		}
+	}
 }
 
 // summary says what every policy decided, what landed, and what stays for want of consent.

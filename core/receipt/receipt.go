@@ -83,6 +83,8 @@ type Enclave struct {
 	Version  string `json:"version"`
 	// Sequence counts the jobs of this boot, from 1.
 	Sequence int `json:"sequence"`
+	// Rehearsal: the image shows logs that no policy judged; it is for stand-ins.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 }
 
 // Executor is what ran the application, and inside which walls.

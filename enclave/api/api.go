@@ -134,6 +134,7 @@ func (s *Server) routes() http.Handler {
 	withJob(http.MethodGet, wire.StatusPath, s.status)
 	withJob(http.MethodGet, wire.ReceiptPath, s.receipt)
 	withJob(http.MethodGet, wire.ReleasePath+"{channel}", s.release)
+	withJob(http.MethodGet, wire.RehearsalPath+"{channel}", s.rehearsed)
 	withJob(http.MethodDelete, wire.JobPath, s.delete)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		x := newExchange(w, r, s.cfg.Quiet)
@@ -337,6 +338,16 @@ func (s *Server) release(x *exchange, j *core.Job) error {
 	out.begin() // of nothing, if nothing was written
 	x.Header().Set(wire.EndTrailer, wire.EndWhole)
 	return nil
+}
+
+func (s *Server) rehearsed(x *exchange, j *core.Job) error {
+	log, err := j.Rehearsed(abi.Channel(x.request.PathValue("channel")))
+	if err != nil {
+		return err
+	}
+	x.Header().Set("Content-Type", wire.BulkType)
+	_, err = x.writer().Write(log)
+	return err
 }
 
 func (s *Server) delete(x *exchange, j *core.Job) error {

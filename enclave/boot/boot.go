@@ -75,6 +75,7 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 		PCRs:      pcrs.Hex(),
 		Realm:     string(p.Realm),
 		Version:   image.Version,
+		Rehearsal: p.Rehearsal,
 	})
 	defer func() { err = errors.Join(err, runner.Close()) }()
 	enclave := wire.Enclave{Version: image.Version, Realm: string(p.Realm), Partition: p.KMS.Partition, Executors: installed(executors)}

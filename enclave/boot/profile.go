@@ -38,6 +38,10 @@ type profile struct {
 	// NSM is "device", or "socket" in the realm "local".
 	NSM string     `json:"nsm"`
 	KMS kmsProfile `json:"kms"`
+	// Rehearsal, in the realm "local" alone, shows whoever runs a job the application's logs, whatever
+	// policies say. It is measured like the rest: a key that is released to other images is not
+	// released to this one.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 }
 
 // kmsProfile says which KMS is asked for data keys.
@@ -90,6 +94,8 @@ func (p *profile) check() error {
 		return fmt.Errorf("nsm: %q is for the realm %q alone", nsmSocket, attest.RealmLocal)
 	case p.KMS.Partition == "", local != (p.KMS.Partition == keys.PartitionDev):
 		return fmt.Errorf("kms.partition: %.80q does not belong to the realm %q", p.KMS.Partition, p.Realm)
+	case p.Rehearsal && !local:
+		return fmt.Errorf("rehearsal: it is for the realm %q alone", attest.RealmLocal)
 	case local != (p.KMS.Endpoint != ""):
 		return fmt.Errorf("kms.endpoint: required in the realm %q, and refused elsewhere", attest.RealmLocal)
 	}

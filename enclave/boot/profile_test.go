@@ -36,6 +36,8 @@ var profiles = []struct {
 	{"null", "null", false},
 	{"a list", "[]", false},
 	{"no realm", with(good, `"realm":"local",`, ""), false},
+	{"a rehearsal", with(good, `"realm"`, `"rehearsal":true,"realm"`), true},
+	{"a rehearsal in AWS's realm", with(production, `"realm"`, `"rehearsal":true,"realm"`), false},
 	{"an empty realm", with(good, `"local"`, `""`), false},
 	{"another realm", with(good, `"local"`, `"test"`), false},
 	{"a realm in capitals", with(production, `"realm":"aws"`, `"realm":"AWS"`), false},

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"time"
 
@@ -45,6 +47,8 @@ type Report struct {
 	Receipt   []byte
 	Statement *receipt.Statement
 	Landed    []Landing
+	// Rehearsed holds the beginnings of the logs, of a rehearsal. No policy judged them.
+	Rehearsed map[abi.Channel][]byte
 }
 
 // Landing is an artifact that was written.
@@ -117,7 +121,36 @@ func (j *Job) receipt(ctx context.Context, result core.Result, t *Ticket) (_ *Re
 	case err != nil:
 		return nil, err
 	}
-	return report, t.agrees(report)
+	if err := t.agrees(report); err != nil {
+		return nil, err
+	}
+	if report.Statement.Predicate.Enclave.Rehearsal {
+		report.Rehearsed, err = j.rehearsed(ctx)
+	}
+	return report, err
+}
+
+// maxRehearsed bounds what is taken of one log, in bytes.
+const maxRehearsed = 1 << 20
+
+func (j *Job) rehearsed(ctx context.Context) (map[abi.Channel][]byte, error) {
+	logs := map[abi.Channel][]byte{}
+	for _, ch := range []abi.Channel{abi.Stdout, abi.Stderr} {
+		res, err := j.do(ctx, call{method: http.MethodGet, path: wire.RehearsalPath + string(ch)})
+		if e, ok := errors.AsType[*wire.Error](err); ok && e.Code == wire.Nothing {
+			continue // the application never ran
+		}
+		if err != nil {
+			return nil, err
+		}
+		log, err := io.ReadAll(io.LimitReader(res.Body, maxRehearsed))
+		_ = res.Body.Close() // it was only read
+		if err != nil {
+			return nil, fmt.Errorf("%w: reading a log: %w", ErrUnavailable, err)
+		}
+		logs[ch] = log
+	}
+	return logs, nil
 }
 
 func releases(o receipt.Outcome) bool { return o == receipt.Succeeded || o == receipt.Failed }

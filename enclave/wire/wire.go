@@ -33,6 +33,7 @@ const (
 	StatusPath      = "/v1/jobs/{id}/status"      // GET: the last Progress so far
 	ReceiptPath     = "/v1/jobs/{id}/receipt"     // GET: the receipt
 	ReleasePath     = "/v1/jobs/{id}/channels/"   // GET CHANNEL: a file's bytes or a tar stream
+	RehearsalPath   = "/v1/jobs/{id}/rehearsal/"  // GET CHANNEL: the beginning of a log, in an image for rehearsals
 	JobPath         = "/v1/jobs/{id}"             // DELETE: cancels and wipes
 	TokenHeader     = "Cloister-Token"            //nolint:gosec // the name of a header, not a token
 	EndTrailer      = "Cloister-End"              // trailer of a release: "whole" if nothing is missing

@@ -5,6 +5,7 @@
 //	bin/enclave/executors/NAME/…          the manifest of an executor
 //	bin/enclave/profile.json              the trust profile of a local enclave
 //	bin/enclave/etc/…                     what a program looks up about users and hosts
+//	bin/rehearsal/…                       the same image, with a profile for rehearsals
 //
 // What goes in was compiled by make; this command adds what no compiler does: manifests and the
 // digest of the executor. It writes a file only if it changes, reads nothing outside the
@@ -20,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +37,8 @@ func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
 const usage = `usage: assemble library SOURCES LIBRARY [RAW]   pack SOURCES/NAME/NAME.wasm and RAW/*.wasm with SOURCES/NAME/manifest.json
        assemble rego SOURCE MODULE                compile the policy in the folder SOURCE
-       assemble enclave SOURCES IMAGE             add manifests, the profile and etc to the folder IMAGE
+       assemble enclave SOURCES IMAGE REHEARSAL   add manifests, the profile and etc to the folder IMAGE, and make
+                                                  the folder REHEARSAL of the same files and another profile
 `
 
 func run(args []string, stderr io.Writer) int {
@@ -45,8 +48,10 @@ func run(args []string, stderr io.Writer) int {
 		err = library(args[1], args[2], args[3:])
 	case len(args) == 3 && args[0] == "rego":
 		err = compile(args[1], args[2])
-	case len(args) == 3 && args[0] == "enclave":
-		err = enclave(args[1], args[2])
+	case len(args) == 4 && args[0] == "enclave":
+		if err = enclave(args[1], args[2]); err == nil {
+			err = rehearsal(args[1], args[2], args[3])
+		}
 	default:
 		_, _ = io.WriteString(stderr, usage)
 		return 2
@@ -152,6 +157,9 @@ func compile(source, module string) error {
 // executable is the multi-call binary of the executors, inside the folder of executors.
 const executable = "cloister-executor"
 
+// profile is the trust profile of an image.
+const profile = "profile.json"
+
 // enclave writes what the folder image lacks once its binaries are there: from sources the
 // profile and the files of etc, and the manifest of each executor.
 func enclave(sources, image string) error {
@@ -159,7 +167,7 @@ func enclave(sources, image string) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range append(etc, filepath.Join(sources, "profile.json")) {
+	for _, path := range append(etc, filepath.Join(sources, profile)) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -198,6 +206,59 @@ func enclave(sources, image string) error {
 		}
 	}
 	return nil
+}
+
+// rehearsal makes a folder of the files of an image, but for its profile.
+func rehearsal(sources, image, out string) error {
+	kept := map[string]bool{profile: true}
+	err := filepath.WalkDir(image, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(image, path)
+		if err != nil || name == profile {
+			return err
+		}
+		kept[name] = true
+		return link(path, filepath.Join(out, name))
+	})
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(sources, "rehearsal.json"))
+	if err != nil {
+		return err
+	}
+	if err := write(filepath.Join(out, profile), text); err != nil {
+		return err
+	}
+	return filepath.WalkDir(out, func(path string, entry fs.DirEntry, err error) error { // what was of an older image
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if name, err := filepath.Rel(out, path); err != nil || kept[name] {
+			return err
+		}
+		return os.Remove(path)
+	})
+}
+
+// link makes to another name of the file from.
+func link(from, to string) error {
+	a, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if b, err := os.Stat(to); err == nil && os.SameFile(a, b) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Link(from, to)
 }
 
 func digest(path string) (sum string, err error) {

@@ -85,7 +85,21 @@ func TestEnclave(t *testing.T) {
 	put(t, filepath.Join(image, "executors/cloister-executor"), binary)
 	put(t, filepath.Join(sources, "profile.json"), text)
 	put(t, filepath.Join(sources, "etc/group"), []byte("root:x:0:"))
-	must(t, "enclave", sources, image)
+	rehearsal, other := filepath.Join(t.TempDir(), "rehearsal"), []byte(`{"rehearsal": true}`)
+	put(t, filepath.Join(sources, "rehearsal.json"), other)
+	put(t, filepath.Join(rehearsal, "executors/old/manifest.json"), nil)
+	put(t, filepath.Join(rehearsal, "executors/cloister-executor"), []byte("of an older image"))
+	must(t, "enclave", sources, image, rehearsal)
+	must(t, "enclave", sources, image, rehearsal)
+	if got := read(t, filepath.Join(rehearsal, "profile.json")); !bytes.Equal(got, other) {
+		t.Errorf("the profile of the rehearsal is %q", got)
+	}
+	if got := read(t, filepath.Join(rehearsal, "executors/cloister-executor")); !bytes.Equal(got, binary) {
+		t.Errorf("its executor is %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(rehearsal, "executors/old/manifest.json")); err == nil {
+		t.Error("something of an older image is left in it")
+	}
 	if got := read(t, filepath.Join(image, "etc/group")); string(got) != "root:x:0:" {
 		t.Errorf("etc/group is %q", got)
 	}
@@ -119,8 +133,8 @@ func TestRefuses(t *testing.T) {
 		"a library of nothing":         {1, []string{"library", empty, t.TempDir()}},
 		"nothing was built":            {1, []string{"library", sources, t.TempDir(), empty}},
 		"a module without a manifest":  {1, []string{"library", sources, t.TempDir(), unknown}},
-		"an image without an executor": {1, []string{"enclave", folder, empty}},
-		"an image without a profile":   {1, []string{"enclave", filepath.Join(empty, "none"), empty}},
+		"an image without an executor": {1, []string{"enclave", folder, empty, empty}},
+		"an image without a profile":   {1, []string{"enclave", filepath.Join(empty, "none"), empty, empty}},
 		"another command":              {2, []string{"all"}},
 		"no arguments":                 {2, nil},
 	} {

@@ -25,7 +25,7 @@ func commands() map[string]string {
 	}
 }
 
-// Build fills dir as `make build` fills bin: dir/enclave and dir/library. What make built is
+// Build fills dir as `make build` fills bin: dir/enclave, dir/rehearsal and dir/library. What make built is
 // taken as a start; the go command then decides what of it is out of date.
 func Build(dir string) error {
 	b := builder{dir: dir}
@@ -139,7 +139,7 @@ func (b *builder) assemble() error {
 	defer func() { _ = os.Remove(assemble) }() // dir is a test's own
 	for _, args := range [][]string{
 		{"library", "policies/library", filepath.Join(b.dir, "library")},
-		{"enclave", "deploy/local", filepath.Join(b.dir, "enclave")},
+		{"enclave", "deploy/local", filepath.Join(b.dir, "enclave"), filepath.Join(b.dir, "rehearsal")},
 	} {
 		if err := b.run(nil, assemble, args...); err != nil {
 			return err
