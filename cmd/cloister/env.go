@@ -101,7 +101,7 @@ func (a *app) buildEnv(ctx context.Context, spec environment.Spec, to string) (e
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as any folder that somebody makes
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, to); err != nil {

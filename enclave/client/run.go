@@ -193,7 +193,7 @@ func (c *Client) begin(ctx context.Context, p *Package, o Observer) (*Job, error
 			return nil, err
 		}
 	}
-	if err := j.sendPolicies(ctx, p); err != nil && !(j.Queued && isOver(err)) {
+	if err := j.sendPolicies(ctx, p); err != nil && (!j.Queued || !isOver(err)) {
 		j.leave(ctx)
 		return nil, preferCause(ctx, err)
 	}

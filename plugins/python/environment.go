@@ -54,7 +54,7 @@ func (e *Executor) enter(t executor.Task) error {
 		os.MkdirAll(filepath.Dir(start), 0o755),
 		os.Symlink(filepath.Join(t.Environment, Packages), filepath.Join(lib, "site-packages")),
 		os.Symlink(python, start),
-		os.WriteFile(filepath.Join(home, "pyvenv.cfg"), []byte(config), 0o644), //nolint:gosec // the application reads it
+		os.WriteFile(filepath.Join(home, "pyvenv.cfg"), []byte(config), 0o644),
 	)
 	if err != nil {
 		return err

@@ -232,14 +232,16 @@ func rehearsal(sources, image, out string) error {
 	if err := write(filepath.Join(out, profile), text); err != nil {
 		return err
 	}
-	return filepath.WalkDir(out, func(path string, entry fs.DirEntry, err error) error { // what was of an older image
-		if err != nil || entry.IsDir() {
+	root, err := os.OpenRoot(out)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error { // what was of an older image
+		if err != nil || entry.IsDir() || kept[name] {
 			return err
 		}
-		if name, err := filepath.Rel(out, path); err != nil || kept[name] {
-			return err
-		}
-		return os.Remove(path)
+		return root.Remove(name)
 	})
 }
 

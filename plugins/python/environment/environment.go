@@ -119,7 +119,7 @@ func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
 	to := filepath.Join(dir, executor.EnvironmentFile)
-	//nolint:gosec // applications of any user read it, whatever the umask
+	// Applications of any user read it, whatever the umask.
 	if err := errors.Join(os.WriteFile(to, append(manifest, '\n'), 0o644), os.Chmod(to, 0o644)); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}

@@ -34,7 +34,7 @@ type unpacker struct {
 }
 
 func newUnpacker(dir string) (*unpacker, error) {
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // applications of any user read it
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
 	root, err := os.OpenRoot(dir)
