@@ -31,7 +31,7 @@ const exampleExecutorTest = `  cloister executor test ./my-executor --name ruby 
   cloister executor test executors/ruby/manifest.json --probe probe/probe.rb`
 
 func (a *app) executorCommand() *cobra.Command {
-	group := &cobra.Command{Use: "executor", Short: "List executors, and test your own", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}
+	group := &cobra.Command{Use: "executor", Short: "List executors, start one of your own, and test it", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}
 	list := &cobra.Command{
 		Use: "list", Short: "List the executors of a local enclave", Args: takes("cloister executor list", 0),
 		RunE: func(*cobra.Command, []string) error { return a.listExecutors() },
@@ -48,7 +48,7 @@ func (a *app) executorCommand() *cobra.Command {
 	test.Flags().StringArrayVar(&trial.args, "arg", nil, "an argument that it is started with, for the same")
 	test.Flags().BoolVar(&trial.alone, "alone", false, "its programs are one process and know no other, as in WebAssembly")
 	test.Flags().BoolVarP(&trial.verbose, "verbose", "v", false, "print every rule")
-	group.AddCommand(list, test)
+	group.AddCommand(list, a.executorNewCommand(), test)
 	return group
 }
 
