@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +17,9 @@ import (
 	"github.com/cloister-run/cloister/plugins/sandbox"
 )
 
-// first is what a test tells its probe.
-func first() string { return os.Args[1] }
+// first and second are what a test tells its probe.
+func first() string  { return os.Args[1] }
+func second() string { return os.Args[2] }
 
 func socket(domain, kind int) func() error {
 	return func() error {
@@ -45,10 +47,25 @@ var network = []attempt{
 	refused("AF_INET", socket(unix.AF_INET, unix.SOCK_STREAM), unix.EAFNOSUPPORT),
 	refused("AF_INET6", socket(unix.AF_INET6, unix.SOCK_STREAM), unix.EAFNOSUPPORT),
 	refused("AF_INET datagrams", socket(unix.AF_INET, unix.SOCK_DGRAM), unix.EAFNOSUPPORT),
+	refused("AF_INET raw", socket(unix.AF_INET, unix.SOCK_RAW), unix.EAFNOSUPPORT),
+	refused("AF_INET6 raw", socket(unix.AF_INET6, unix.SOCK_RAW), unix.EAFNOSUPPORT),
 	refused("AF_VSOCK", socket(unix.AF_VSOCK, unix.SOCK_STREAM), unix.EAFNOSUPPORT),
 	refused("AF_NETLINK", socket(unix.AF_NETLINK, unix.SOCK_RAW), unix.EAFNOSUPPORT),
 	refused("AF_PACKET", socket(unix.AF_PACKET, unix.SOCK_RAW), unix.EAFNOSUPPORT),
 	refused("AF_ALG", socket(unix.AF_ALG, unix.SOCK_SEQPACKET), unix.EAFNOSUPPORT),
+	refused("AF_VSOCK datagrams", socket(unix.AF_VSOCK, unix.SOCK_DGRAM), unix.EAFNOSUPPORT),
+	refused("AF_VSOCK packets", socket(unix.AF_VSOCK, unix.SOCK_SEQPACKET), unix.EAFNOSUPPORT),
+	works("no family but AF_UNIX", func() (err error) {
+		for family := range 64 {
+			made := socket(family, unix.SOCK_STREAM)()
+			if family != unix.AF_UNIX && !errors.Is(made, unix.EAFNOSUPPORT) {
+				err = errors.Join(err, fmt.Errorf("family %d: %w", family, made))
+			}
+		}
+		return err
+	}),
+	// x32, whose calls are x86_64's with this bit set, and share its number for the architecture.
+	refused("a socket through another ABI", call(0x40000000|unix.SYS_SOCKET, unix.AF_VSOCK, unix.SOCK_STREAM, 0), unix.ENOSYS),
 	refused("AF_VSOCK behind high bits", call(unix.SYS_SOCKET, 1<<32|unix.AF_VSOCK, unix.SOCK_STREAM, 0), unix.EAFNOSUPPORT),
 	refused("a pair of AF_INET", func() error { _, err := unix.Socketpair(unix.AF_INET, unix.SOCK_STREAM, 0); return err }, unix.EAFNOSUPPORT),
 	refused("an abstract socket of the host", func() error {
@@ -58,6 +75,13 @@ var network = []attempt{
 		}
 		return err
 	}, unix.ECONNREFUSED),
+	refused("a socket of the host", func() error {
+		c, err := net.Dial("unix", second())
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}, unix.ENOENT),
 	refused("a network namespace by clone", call(unix.SYS_CLONE, unix.CLONE_NEWNET|uintptr(unix.SIGCHLD), 0, 0), unix.EPERM),
 	works("a Unix socket of one's own", func() error {
 		l, err := net.Listen("unix", "/tmp/socket")
@@ -83,7 +107,43 @@ func TestI6_NoNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		tryAll(t, spec(t, "network", name), network)
+		path := filepath.Join(folder(t, 0o755), "socket")
+		m, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		tryAll(t, spec(t, "network", name, path), network)
+	})
+}
+
+// foreign makes a socket through the calls of i386, which a 64-bit program has as well: there 102 is
+// socketcall(2), here it is a call that everybody may make. It needs machine code.
+const foreign = `
+import ctypes, mmap, struct
+low = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) # MAP_32BIT
+at = ctypes.addressof(ctypes.c_char.from_buffer(low))
+low[256:268] = struct.pack("=III", 40, 1, 0) # AF_VSOCK, SOCK_STREAM
+low[:20] = b"\x53\xb8" + struct.pack("=I", 102) + b"\xbb" + struct.pack("=I", 1) + b"\xb9" + struct.pack("=I", at + 256) + b"\xcd\x80\x5b\xc3"
+print(ctypes.CFUNCTYPE(ctypes.c_int)(at)())
+`
+
+// A filter that took the numbers of one architecture for those of another would let a socket through.
+func TestI6_NoNetworkThroughAnotherArchitecture(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the foreign calls are those of i386")
+	}
+	everybody(t, func(t *testing.T) {
+		s := spec(t, "")
+		s.Path, s.Args, s.Env = "/usr/bin/python3", []string{"-c", foreign}, nil
+		out, status := run(t, s)
+		// A kernel without these calls ends whoever makes one.
+		if killed := out == "" && status == 128+int(unix.SIGSEGV); !killed && out != fmt.Sprintf("%d\n", -int(unix.ENOSYS)) {
+			t.Errorf("ended with %d, %q", status, out)
+		}
 	})
 }
 
@@ -100,10 +160,21 @@ var processes = []attempt{
 	refused("memory of the first process", func() error { _, err := os.Open("/proc/1/mem"); return err }, unix.EACCES),
 	refused("descriptors of the first process", func() error { _, err := os.ReadDir("/proc/1/fd"); return err }, unix.EACCES),
 	refused("root of the first process", func() error { _, err := os.ReadDir("/proc/1/root/"); return err }, unix.EACCES),
+	refused("executable of the first process", read("/proc/1/exe"), unix.EACCES),
+	refused("environment of the first process", read("/proc/1/environ"), unix.EACCES),
+	refused("mappings of the first process", list("/proc/1/map_files"), unix.EACCES, unix.EPERM),
 	refused("another's memory", func() error { _, err := unix.ProcessVMReadv(1, nil, nil, 0); return err }, unix.EPERM),
 	refused("another's descriptor", call(unix.SYS_PIDFD_GETFD, 0, 0, 0), unix.EPERM),
 	refused("settings of the machine", func() error { return os.WriteFile("/proc/sys/kernel/core_pattern", []byte("x"), 0) }, unix.EROFS, unix.EACCES),
 	refused("its own score for the killer", func() error { return os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0) }, unix.EROFS),
+	works("the machine's memory, keys and timers are not shown", func() (err error) {
+		for _, name := range []string{"kcore", "kallsyms", "keys", "key-users", "timer_list"} {
+			if raw, failed := os.ReadFile("/proc/" + name); failed == nil && len(raw) > 0 {
+				err = errors.Join(err, fmt.Errorf("/proc/%s has %d bytes", name, len(raw)))
+			}
+		}
+		return err
+	}),
 	works("user and group", func() error {
 		if os.Getuid() != sandbox.InsideUID || os.Getgid() != sandbox.InsideUID {
 			return fmt.Errorf("is %d:%d", os.Getuid(), os.Getgid())
@@ -250,6 +321,12 @@ var descriptors = []attempt{
 		}
 		return err
 	}),
+	works("the given environment alone", func() error {
+		if env := os.Environ(); !slices.Equal(env, []string{probeVar + "=descriptors", noDelay}) {
+			return fmt.Errorf("is %q", env)
+		}
+		return nil
+	}),
 	works("the file arrives as number 4", func() error {
 		if raw, err := os.ReadFile("/proc/self/fd/4"); err != nil || string(raw) != "given" {
 			return fmt.Errorf("%q, %w", raw, err)
@@ -321,8 +398,26 @@ var privileges = append([]attempt{
 	refused("a call that does not exist", call(9999), unix.ENOSYS),
 	refused("another personality", call(unix.SYS_PERSONALITY, 0x0040000), unix.EPERM),
 	works("the usual personality", call(unix.SYS_PERSONALITY, 0xffffffff)),
+	// All jobs see the runtime's files: whoever watched them would see what the others open.
+	refused("watching the runtime", call(unix.SYS_INOTIFY_INIT1, 0), unix.EPERM),
+	refused("watching a folder of the runtime", notify, unix.EPERM),
+	refused("watching a folder behind high bits", call(unix.SYS_FCNTL, 0, 1<<32|unix.F_NOTIFY, dnAccess), unix.EPERM),
 	refused("becoming root", func() error { return unix.Setuid(0) }, unix.EINVAL, unix.EPERM),
 }, forbidden()...)
+
+// dnAccess is DN_ACCESS (fcntl(2)), which package unix lacks.
+const dnAccess = 1
+
+// notify asks for a signal when anybody reads a file of a folder (fcntl(2), F_NOTIFY).
+func notify() error {
+	dir, err := os.Open("/usr/bin")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	_, err = unix.FcntlInt(dir.Fd(), unix.F_NOTIFY, dnAccess)
+	return err
+}
 
 // forbidden tries system calls with arguments that mean nothing: a kernel that were asked would
 // find fault with them, and not refuse them.

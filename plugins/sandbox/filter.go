@@ -96,6 +96,8 @@ func decide(info *arch.Info) ([]bpf.Instruction, error) {
 			unless(bpf.JumpEqual, unix.TIOCSTI), refuse(unix.EPERM),
 			unless(bpf.JumpEqual, unix.TIOCLINUX), refuse(unix.EPERM), allow,
 		}},
+		// Watching a folder that all jobs see, as inotify(7) would.
+		{"fcntl", []bpf.Instruction{argument(1), unless(bpf.JumpEqual, unix.F_NOTIFY), refuse(unix.EPERM), allow}},
 		// Only the usual one, and the question which it is.
 		{"personality", []bpf.Instruction{
 			argument(0),

@@ -3,20 +3,19 @@ package sandbox
 import "strings"
 
 // allowed are the system calls of a program that computes: those of Docker's default profile
-// that need no capability, less what reaches other processes, keys, the kernel's tracing or
-// asynchronous I/O of its own. Calls of which the arguments decide are in decide.
+// that need no capability, less what reaches other processes, keys, the kernel's tracing,
+// asynchronous I/O of its own, or who else opens a file that all jobs see. Calls of which the arguments decide are in decide.
 var allowed = strings.Fields(`
 	access alarm arch_prctl brk cachestat capget capset chdir chmod chown clock_getres clock_gettime
 	clock_nanosleep close close_range copy_file_range creat dup dup2 dup3 epoll_create epoll_create1
 	epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
 	execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat
-	fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr
+	fchmodat2 fchown fchownat fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr
 	fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat
 	get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid
 	getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid
-	getrlimit getrusage getsid gettid gettimeofday getuid getxattr inotify_add_watch inotify_init
-	inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup
-	io_submit ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
+	getrlimit getrusage getsid gettid gettimeofday getuid getxattr io_cancel io_destroy
+	io_getevents io_pgetevents io_setup io_submit ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
 	landlock_restrict_self lchown lgetxattr link linkat listxattr llistxattr lremovexattr lseek
 	lsetxattr lstat madvise map_shadow_stack membarrier memfd_create mincore mkdir
 	mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect mq_getsetattr mq_notify
@@ -46,7 +45,8 @@ var allowed = strings.Fields(`
 var denied = strings.Fields(`
 	_sysctl acct add_key adjtimex bpf chroot clock_adjtime clock_settime create_module
 	delete_module fanotify_init fanotify_mark finit_module fsconfig fsmount fsopen fspick
-	get_kernel_syms get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup
+	get_kernel_syms get_mempolicy init_module inotify_add_watch inotify_init inotify_init1 inotify_rm_watch
+	io_uring_enter io_uring_register io_uring_setup
 	ioperm iopl kcmp kexec_file_load kexec_load keyctl listmount lookup_dcookie lsm_set_self_attr
 	mbind migrate_pages modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at nfsservctl
 	open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
