@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -137,6 +138,137 @@ func TestWait_EndsWhatTheProgramLeavesBehind(t *testing.T) {
 		}
 		if !gone(t, r) {
 			t.Error("what the program left behind outlived the sandbox")
+		}
+	})
+}
+
+// scribbler maps the file /work/output for writing, in a daemon that leaves the program's session, and
+// writes to it without end.
+func scribbler(args []string) int {
+	if len(args) == 0 {
+		c := exec.Command("/proc/self/exe", "stay")
+		c.Env = os.Environ()
+		c.ExtraFiles = []*os.File{os.NewFile(3, "self"), os.NewFile(4, "held")}
+		c.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			return 1
+		}
+		return sleeper(nil)
+	}
+	f, err := os.OpenFile("/work/output", os.O_RDWR, 0)
+	if err != nil {
+		return 1
+	}
+	mapped, err := unix.Mmap(int(f.Fd()), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil || f.Close() != nil {
+		return 1
+	}
+	fmt.Fprintln(os.NewFile(4, "held"), "ready")
+	for {
+		mapped[0]++
+	}
+}
+
+// writable says whether anybody has a file open or mapped for writing. Only then is a lease for
+// reading refused (fcntl(2), F_SETLEASE).
+func writable(t *testing.T, path string) bool {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	return err != nil
+}
+
+// What an application mapped is its to write as long as the mapping is there, whatever became of
+// names and descriptors. So nothing may have one when outputs are frozen.
+func TestI1_NoMappingOutlivesTheSandbox(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		work := folder(t, 0o777)
+		output := filepath.Join(work, "output")
+		if err := os.WriteFile(output, make([]byte, os.Getpagesize()), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(output, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r, w := held(t)
+		s := spec(t, "scribbler")
+		s.Files = append(s.Files, w)
+		s.Mounts = append(s.Mounts, sandbox.Mount{Source: work, Target: "/work", Writable: true})
+		p := start(t, s)
+		w.Close()
+		line(t, r)
+		if !writable(t, output) {
+			t.Fatal("nobody has the output mapped")
+		}
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if writable(t, output) || !gone(t, r) {
+			t.Error("a mapping outlived the sandbox")
+		}
+	})
+}
+
+// forker has children that start children for as long as they are let.
+const forker = `
+import os
+held = os.fdopen(3, "w")
+print("ready", file=held, flush=True)
+while True:
+    try: os.fork()
+    except OSError: pass
+`
+
+func TestKill_EndsWhatNeverStopsForking(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		r, w := held(t)
+		s := spec(t, "")
+		s.Path, s.Args, s.Env, s.Files = "/usr/bin/python3", []string{"-c", forker}, nil, []*os.File{w}
+		s.Limits.Processes = 40
+		p := start(t, s)
+		w.Close()
+		line(t, r)
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if !gone(t, r) {
+			t.Error("a process outlived its sandbox")
+		}
+	})
+}
+
+// signaller sends every signal to the first process.
+func signaller([]string) int {
+	for sig := unix.Signal(1); sig <= 64; sig++ {
+		if err := unix.Kill(1, sig); err != nil {
+			fmt.Fprintln(os.Stderr, sig, err)
+			return 1
+		}
+	}
+	// It still does what it is there for, the last of which is to say how the program ended.
+	if err := exec.Command("/usr/bin/true").Run(); err != nil {
+		return 1
+	}
+	return 7
+}
+
+func TestI6_NoSignalReachesTheFirstProcess(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		if out, status := run(t, spec(t, "signaller")); status != 7 {
+			t.Errorf("ended with %d, %q", status, out)
 		}
 	})
 }

@@ -97,6 +97,133 @@ func TestLimit_FileSize(t *testing.T) {
 	})
 }
 
+// filler fills what a sandbox has of its own with one large file, and then with many empty ones.
+const filler = `
+import errno, os
+for place in "/tmp", "/dev/shm":
+    size = files = 0
+    try:
+        fd = os.open(place + "/large", os.O_CREAT | os.O_WRONLY)
+        while size < 256 << 20: size += os.write(fd, bytes(1 << 16))
+    except OSError as e: assert e.errno == errno.ENOSPC, e
+    os.close(fd); os.unlink(place + "/large")
+    try:
+        while files < 1 << 17: os.close(os.open(f"{place}/{files}", os.O_CREAT)); files += 1
+    except OSError as e: assert e.errno == errno.ENOSPC, e
+    print(size, files)
+`
+
+// TestLimit_TheFilesOfASandbox: neither bytes nor names without end, where no cgroup counts them either.
+func TestLimit_TheFilesOfASandbox(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		s := spec(t, "")
+		s.Path, s.Args, s.Env = "/usr/bin/python3", []string{"-c", filler}, nil
+		s.Limits.Memory = 64 << 20
+		out, status := run(t, s)
+		var tmp, tmpFiles, shm, shmFiles int
+		if _, err := fmt.Sscan(out, &tmp, &tmpFiles, &shm, &shmFiles); err != nil || status != 0 {
+			t.Fatalf("ended with %d, %q: %v", status, out, err)
+		}
+		if tmp != 16<<20 || shm != 32<<20 {
+			t.Errorf("%d bytes fit into /tmp, %d into /dev/shm", tmp, shm)
+		}
+		// One for each 4 KiB, and some.
+		if tmpFiles > 4096+64 || shmFiles > 8192+64 {
+			t.Errorf("%d files fit into /tmp, %d into /dev/shm", tmpFiles, shmFiles)
+		}
+	})
+}
+
+// hoarders take memory that is no process's own, by the megabyte, and say after each how many they have.
+var hoarders = map[string]string{
+	"memory files": `
+import os
+for i in range(1024):
+    os.write(os.memfd_create("x"), bytes(1 << 20))
+    print(i, flush=True)
+`,
+	"shared memory of System V": `
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+for i in range(1024):
+    ctypes.memset(libc.shmat(libc.shmget(0, 1 << 20, 0o1600), None, 0), 120, 1 << 20)
+    print(i, flush=True)
+`,
+	"memory of children": `
+import os, time
+for i in range(1024):
+    if os.fork() == 0:
+        held = b"x" * (1 << 20)
+        print(i, flush=True)
+        while True: time.sleep(1000)
+`,
+}
+
+func TestLimit_MemoryOfEveryKind(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs a cgroup, which an ordinary user has none of")
+	}
+	const limit = 96
+	for kind, hoarder := range hoarders {
+		t.Run(kind, func(t *testing.T) {
+			s := spec(t, "")
+			s.Path, s.Args, s.Env = "/usr/bin/python3", []string{"-c", hoarder}, nil
+			s.Limits.Memory, s.Limits.Processes, s.Stderr = limit<<20, 1024, nil
+			out, status := run(t, s)
+			if lines := strings.Count(out, "\n"); status == 0 || lines < 8 || lines > limit {
+				t.Errorf("ended with %d after %d MiB", status, lines)
+			}
+		})
+	}
+}
+
+// hoard opens descriptors until it is refused one, and writes how many there are.
+func hoard([]string) int {
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
+		if err != nil {
+			fmt.Println(errors.Is(err, unix.EMFILE))
+			return 0
+		}
+		if fd >= 100 {
+			return 1
+		}
+	}
+}
+
+func TestLimit_Descriptors(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		s := spec(t, "hoard")
+		s.Limits.OpenFiles = 100
+		if out, status := run(t, s); status != 0 || out != "true\n" {
+			t.Errorf("ended with %d, %q", status, out)
+		}
+	})
+}
+
+// crasher wants to leave its memory behind, and crashes.
+const crasher = `
+import os, resource, signal
+for wanted in (1 << 30, 1 << 30), (1 << 30, resource.getrlimit(resource.RLIMIT_CORE)[1]):
+    try: resource.setrlimit(resource.RLIMIT_CORE, wanted)
+    except ValueError: pass
+if (child := os.fork()) == 0:
+    os.kill(os.getpid(), signal.SIGSEGV)
+_, status = os.waitpid(child, 0)
+print(os.WTERMSIG(status), os.WCOREDUMP(status), os.listdir("."))
+`
+
+func TestI9_NoCoreDump(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		s := spec(t, "")
+		s.Path, s.Args, s.Env, s.Dir = "/usr/bin/python3", []string{"-c", crasher}, nil, "/tmp"
+		if out, status := run(t, s); status != 0 || out != "11 False []\n" {
+			t.Errorf("ended with %d, %q", status, out)
+		}
+	})
+}
+
 // own writes the limits of the process.
 func own([]string) int {
 	for _, resource := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_CORE, unix.RLIMIT_MEMLOCK, unix.RLIMIT_MSGQUEUE} {
@@ -113,7 +240,7 @@ func TestLimit_OfAProcess(t *testing.T) {
 	everybody(t, func(t *testing.T) {
 		s := spec(t, "own")
 		s.Limits.OpenFiles = 77
-		if out, status := run(t, s); status != 0 || out != "77 0 65536 0 " {
+		if out, status := run(t, s); status != 0 || out != "77 1 65536 0 " {
 			t.Errorf("ended with %d, %q", status, out)
 		}
 	})

@@ -26,6 +26,11 @@ const ownThreads = 16
 // lockedMemory bounds mlock(2): what the kernel gives an ordinary user by default.
 const lockedMemory = 64 << 10
 
+// noCore is a limit under which the kernel dumps no core. 0 only keeps it from writing a file: where the
+// machine's core_pattern is a pipe, that gets all of a program's memory (core(5)), unless the limit is 1
+// (Linux, fs/coredump.c).
+const noCore = 1
+
 // check reports every problem of a Spec at once.
 func (s *Spec) check() error {
 	var problems []error
@@ -193,7 +198,7 @@ func (l *Limits) rlimits(nested bool, held controllers) []walls.Limit {
 		return all
 	}
 	set(unix.RLIMIT_NOFILE, int64(orDefault(l.OpenFiles, defaultOpenFiles)))
-	set(unix.RLIMIT_CORE, 0)
+	set(unix.RLIMIT_CORE, noCore)
 	set(unix.RLIMIT_MEMLOCK, lockedMemory)
 	set(unix.RLIMIT_MSGQUEUE, 0)
 	if !held.memory {

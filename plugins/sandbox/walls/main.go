@@ -128,9 +128,10 @@ func watch() error {
 }
 
 // swallowSignals keeps the program from ending its init by signal. The handlers are reset
-// when the program is executed; ignoring would be inherited.
+// when the program is executed; ignoring would be inherited. The last four are those that the runtime
+// takes for faults of its own if nobody is notified.
 func swallowSignals() {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT,
 		unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGSTKFLT,
-		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL)
 }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +19,10 @@ const (
 	rootOptions = "mode=0755,size=4m,nr_inodes=16384"
 	devOptions  = "mode=0755,size=64k,nr_inodes=1024"
 )
+
+// someFiles is how many files a file system of the plan has room for beside one for each 4 KiB: an empty
+// file takes memory that its size does not count.
+const someFiles = 64
 
 // enterRoot replaces the view of the file system: a tmpfs as root that holds what the plan
 // lists and nothing else. Only mount(2) is used, which kernels from 4.14 on have.
@@ -134,7 +137,8 @@ func place(m Mount, src source) error {
 		if err := makeDir(m.Target); err != nil {
 			return err
 		}
-		return mount("tmpfs", m.Target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size="+strconv.FormatInt(m.Tmpfs, 10))
+		options := fmt.Sprintf("mode=1777,size=%d,nr_inodes=%d", m.Tmpfs, m.Tmpfs>>12+someFiles)
+		return mount("tmpfs", m.Target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options)
 	default:
 		return show(src, m.Target, m.Writable)
 	}
