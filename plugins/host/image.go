@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -118,18 +120,45 @@ func seal(add func() error) (err error) {
 	return err
 }
 
-// descriptor is a new descriptor of the image for one launch; the caller closes it.
+// descriptor is the image opened anew for one launch, to read; the caller closes it. A duplicate would
+// share its offset, flags and locks with every other job's.
 func (i *image) descriptor() (*os.File, error) {
-	// A plugin that runs as the enclave's own user could have taken the permission away.
-	if err := i.file.Chmod(0o555); err != nil {
+	if err := i.clean(); err != nil {
 		return nil, fmt.Errorf("readying the executable: %w", err)
 	}
-	fd, err := unix.FcntlInt(i.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	fd, err := unix.Open(i.path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("readying the executable: %w", err)
 	}
 	return os.NewFile(uintptr(fd), i.file.Name()), nil
 }
+
+// clean takes back what seals do not keep: a plugin that runs as the enclave's own user may change the
+// mode, the times and the attributes of what it was started from, and the next one would see them.
+func (i *image) clean() error {
+	if err := i.file.Chmod(0o755); err != nil { // an attribute is removed by whoever may write
+		return err
+	}
+	if err := os.Chtimes(i.path(), time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+		return err
+	}
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(int(i.file.Fd()), names)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) { // before Linux 6.6 memory files had none
+		return fmt.Errorf("listing attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(string(names[:max(0, n)]), "\x00") {
+		if !strings.HasPrefix(name, "user.") {
+			continue // others are the kernel's
+		}
+		if err := unix.Fremovexattr(int(i.file.Fd()), name); err != nil && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("removing attributes: %w", err)
+		}
+	}
+	return i.file.Chmod(0o555)
+}
+
+func (i *image) path() string { return fmt.Sprintf("/proc/self/fd/%d", i.file.Fd()) }
 
 // Close lets go of the memory once no plugin runs from it.
 func (i *image) Close() error { return i.file.Close() }

@@ -187,6 +187,16 @@ func TestPluginCannotChangeItsExecutable(t *testing.T) {
 	}
 }
 
+// All jobs of one executor start from one memory file. What a job does to it reaches no other.
+func TestI6_AnExecutableCarriesNothingToTheNextJob(t *testing.T) {
+	leaves(t)
+	h := newHost(t, "leaves traces", host.Config{})
+	for range 2 { // the first one still runs
+		_, err := launch(t, h).Describe(t.Context())
+		try(t, err)
+	}
+}
+
 // startedBy is a host that starts its one executor, "a", with start.
 func startedBy(t *testing.T, start starter.Func) *host.Host {
 	t.Helper()

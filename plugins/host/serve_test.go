@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -69,6 +70,10 @@ func (p *player) Describe(ctx context.Context, _ *executorv1.DescribeRequest) (*
 		hang()
 	case "describe fails":
 		return nil, status.Error(codes.NotFound+100, secret)
+	case "leaves traces":
+		if traces() {
+			d.Name = "traced"
+		}
 	case "tampers":
 		if tampered() {
 			d.Name = "tampered"
@@ -108,6 +113,26 @@ func (p *player) Stop(context.Context, *executorv1.StopRequest) (*executorv1.Sto
 		hang()
 	}
 	return &executorv1.StopResponse{}, nil
+}
+
+// traces leaves traces at the executable that this process was started from, and reports whether
+// another one has left some.
+func traces() (found bool) {
+	mark := unix.Timespec{Sec: 4711}
+	const attribute = "user.trace"
+	at, _ := unix.Seek(3, 0, io.SeekCurrent)
+	flags, _ := unix.FcntlInt(3, unix.F_GETFL, 0)
+	var st unix.Stat_t
+	_ = unix.Fstat(3, &st)
+	attributes, _ := unix.Flistxattr(3, make([]byte, 4096))
+	found = at != 0 || flags&unix.O_NONBLOCK != 0 || st.Mtim == mark || st.Atim == mark || attributes > 0
+
+	_, _ = unix.Seek(3, 4711, io.SeekStart)
+	_, _ = unix.FcntlInt(3, unix.F_SETFL, unix.O_NONBLOCK)
+	_ = unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/3", []unix.Timespec{mark, mark}, 0)
+	_ = unix.Fchmod(3, 0o777)
+	_ = unix.Fsetxattr(3, attribute, []byte(secret), 0)
+	return found
 }
 
 // tampered reports whether this process could change the executable that it was started from.
