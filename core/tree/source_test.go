@@ -300,6 +300,87 @@ func TestPackDependsOnContentAndNamesAlone(t *testing.T) {
 	}
 }
 
+// TestI1_OnlyContentAndNamesLeave: nothing of what a file system keeps beside them is in what a frozen
+// folder packs to, so nobody need judge it.
+func TestI1_OnlyContentAndNamesLeave(t *testing.T) {
+	pack := func(change func(name string) error) (stream, raw string) {
+		dir := t.TempDir()
+		write(t, dir, "out/f/x", "same", 0o600)
+		for _, name := range []string{"out/f/x", "out/f", "out"} { // a file before the folder that it may vanish in
+			if err := change(dir + "/" + name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, into := range map[string]*string{"out": &stream, "out/f/x": &raw} {
+			s, err := tree.Freeze(openRoot(t, dir), name, plenty)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			var out bytes.Buffer
+			if name == "out" {
+				_, err = s.Pack(t.Context(), &out)
+			} else {
+				_, err = s.Raw(t.Context(), &out)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			*into = out.String()
+		}
+		return stream, raw
+	}
+	stream, raw := pack(func(string) error { return nil })
+	for what, change := range map[string]func(name string) error{
+		"times": func(name string) error { return os.Chtimes(name, time.Unix(4711, 4712), time.Unix(4713, 4714)) },
+		"modes": func(name string) error { return os.Chmod(name, 0o777|os.ModeSetuid|os.ModeSetgid|os.ModeSticky) },
+		"owners": func(name string) error {
+			if os.Geteuid() != 0 {
+				return nil // an ordinary user cannot give a file away
+			}
+			return os.Lchown(name, 4711, 4712)
+		},
+		"attributes": func(name string) error {
+			if err := syscall.Setxattr(name, "user.secret", []byte("SECRET"), 0); !errors.Is(err, syscall.ENOTSUP) {
+				return err
+			}
+			t.Log("there are no attributes here")
+			return nil
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			gotStream, gotRaw := pack(change)
+			if gotStream != stream || gotRaw != raw || raw != "same" {
+				t.Errorf("%q and %q leave, without them %q and %q", gotStream, gotRaw, stream, raw)
+			}
+		})
+	}
+}
+
+// What unpacks has nothing of what an archive says beside names and content either, but for one bit.
+func TestI6_UnpackDropsWhatElseAnArchiveSays(t *testing.T) {
+	for mode, want := range map[int64]os.FileMode{0o7777: 0o555, 0o6644: 0o444} {
+		h := &tar.Header{
+			Name: "x", Typeflag: tar.TypeReg, Mode: mode, Uid: 4711, Gid: 4712, ModTime: time.Unix(4713, 0), Format: tar.FormatPAX,
+			PAXRecords: map[string]string{"SCHILY.xattr.user.secret": "SECRET"},
+		}
+		for name, unpack := range unpackers {
+			dir := t.TempDir()
+			if err := unpack(t.Context(), bytes.NewReader(archive(t, h)), openRoot(t, dir), plenty); err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(dir + "/x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, attribute := syscall.Getxattr(dir+"/x", "user.secret", nil)
+			if st := info.Sys().(*syscall.Stat_t); info.Mode() != want || int(st.Uid) != os.Geteuid() || st.Mtim.Sec == 4713 || attribute == nil {
+				t.Errorf("%s: %v of %d, with %v as attribute, from %v", name, info.Mode(), st.Uid, attribute, info.ModTime())
+			}
+		}
+	}
+}
+
 // A hostile folder may have millions of names; they are not read to be refused.
 func TestAFolderIsNotReadBeyondItsLimit(t *testing.T) {
 	dir := t.TempDir()
