@@ -24,6 +24,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == hostileArg {
+		playHostile(os.Args[2:])
+		return
+	}
 	status := launchtest.Main(m)
 	if err := goleak.Find(); status == 0 && err != nil {
 		println(err.Error())
