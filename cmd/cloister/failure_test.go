@@ -59,8 +59,17 @@ func TestOutcomes(t *testing.T) {
 func TestSummary(t *testing.T) {
 	one := receipt.Run{Policies: make([]abi.PolicyRef, 1), Decisions: []receipt.Decision{{Point: abi.Egress}}}
 	two := receipt.Run{Policies: make([]abi.PolicyRef, 2), Decisions: one.Decisions}
-	quiet := receipt.Run{Policies: one.Policies, Consented: []receipt.Consent{{Channel: "outputs.a"}}}
+	quiet := receipt.Run{Outcome: receipt.Succeeded, Policies: one.Policies, Consented: []receipt.Consent{{Channel: "outputs.a"}}}
+	limit := int64(10)
+	failed := receipt.Run{
+		Outcome: receipt.Failed, Policies: one.Policies, Decisions: []receipt.Decision{{Point: abi.Egress, Policy: new(int), Allow: true}},
+		Consented: []receipt.Consent{{Channel: "outputs.a"}, {Channel: abi.Stdout, Cap: &limit}}, Released: []abi.Artifact{{Channel: abi.Stdout, Bytes: 7}},
+	}
 	for want, row := range map[string]client.Report{
+		"channel      consented         judged  released\noutputs.a    yes               no      nothing\nlogs.stdout  at most 10 bytes  yes     7 bytes\n": {
+			Statement: &receipt.Statement{Predicate: failed},
+		},
+		"outputs.a    no         no      nothing\n":                                             {Statement: &receipt.Statement{Predicate: one}},
 		"egress    denied: an output or a log is over a policy's cap\n":                         {Statement: &receipt.Statement{Predicate: one}},
 		"egress    denied: by several policies, or an output or a log is over a policy's cap\n": {Statement: &receipt.Statement{Predicate: two}},
 		"stays     logs.stdout: not every policy consents to it\n": {

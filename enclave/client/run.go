@@ -258,8 +258,8 @@ func (j *Job) drive(ctx context.Context, p *Package, credentials wire.Credential
 		}
 	}()
 	result, err := j.Follow(followCtx, o.Phase)
-	if err == nil && releases(result.Outcome) {
-		select { // everything arrived, so the last answer is on its way
+	if err == nil && (releases(result.Outcome) || result.Outcome == receipt.Cancelled) {
+		select { // everything arrived, or something was refused: the last answer is on its way
 		case <-done:
 		case <-time.After(goodbye):
 		}

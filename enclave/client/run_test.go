@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +64,34 @@ func TestLateAnswer(t *testing.T) {
 		if err != nil || len(report.Landed) != 2 {
 			t.Fatalf("%+v, %v", report, err)
 		}
+	}
+}
+
+// TestLateRefusal: the end of a job may overtake the answer that says what was wrong with an upload.
+func TestLateRefusal(t *testing.T) {
+	told := make(chan struct{})
+	l := liar{outcome: receipt.Cancelled, record: func(r *receipt.Run) { r.Released = nil }, handle: func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/phases"):
+			_, _ = io.WriteString(w, `{"number": 1, "phase": "done", "result": {"outcome": "cancelled"}}`+"\n")
+			close(told)
+			return true
+		case strings.HasSuffix(r.URL.Path, "/assets/application"):
+			<-told
+			select { // the answer is on its way for a while, unless nobody waits for it
+			case <-r.Context().Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			w.Header().Set("Content-Type", wire.ErrorMedia)
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			_, _ = io.WriteString(w, `{"code": "invalid", "message": "application: cut"}`)
+			return true
+		}
+		return false
+	}}
+	_, err := l.meet(t.Context(), t, newJob(t), nil)
+	if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.Invalid {
+		t.Errorf("%v, want what the enclave said of the upload", err)
 	}
 }
 

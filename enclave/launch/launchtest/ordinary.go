@@ -59,7 +59,7 @@ func handOver(t *testing.T, bin string, folders map[string]string) string {
 	for name, from := range folders {
 		err = errors.Join(err, os.CopyFS(filepath.Join(dir, name), os.DirFS(from)))
 	}
-	for _, name := range []string{"enclave", "library"} {
+	for _, name := range []string{"enclave", "rehearsal", "library"} {
 		if bin != "" {
 			err = errors.Join(err, os.CopyFS(filepath.Join(dir, "bin", name), os.DirFS(filepath.Join(bin, name))))
 		}
