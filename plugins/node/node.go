@@ -42,6 +42,9 @@ func (e *Executor) Describe(context.Context) (executor.Description, error) {
 	return executor.Description{Name: Name, Version: Version}, nil
 }
 
+// Begin looks for the interpreter while the enclave connects.
+func (e *Executor) Begin() { e.interpreter.Begin() }
+
 // Prepare implements executor.Executor.
 func (e *Executor) Prepare(ctx context.Context) (executor.Runtime, error) {
 	r, err := e.interpreter.Prepare(ctx)

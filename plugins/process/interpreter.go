@@ -33,16 +33,54 @@ type Interpreter struct {
 	Reserved []string
 
 	path   string
+	asked  chan answer // of Begin
 	runner Runner
+}
+
+// answer is what an interpreter is, and where.
+type answer struct {
+	path  string
+	found executor.Runtime
+	err   error
+}
+
+// Begin looks for the interpreter ahead of Prepare, which must follow: a plugin has time while its host
+// connects to it.
+func (i *Interpreter) Begin() {
+	i.asked = make(chan answer, 1)
+	go func() { i.asked <- i.ask(context.Background()) }()
 }
 
 // Prepare finds the interpreter and starts it once, as Run will, so that the next start finds its files
 // in memory. Errors are executor.ErrRuntime, or ctx's.
 func (i *Interpreter) Prepare(ctx context.Context) (executor.Runtime, error) {
+	var a answer
+	if i.asked == nil {
+		a = i.ask(ctx)
+	} else {
+		select {
+		case a = <-i.asked:
+		case <-ctx.Done():
+			return executor.Runtime{}, fmt.Errorf("process: asking the interpreter what it is: %w", ctx.Err())
+		}
+	}
+	i.path = a.path
+	return a.found, a.err
+}
+
+func (i *Interpreter) ask(ctx context.Context) answer {
 	path, err := i.find()
 	if err != nil {
-		return executor.Runtime{}, err
+		return answer{err: err}
 	}
+	found, err := i.askAt(ctx, path)
+	if err != nil {
+		return answer{err: err}
+	}
+	return answer{path: path, found: found}
+}
+
+func (i *Interpreter) askAt(ctx context.Context, path string) (executor.Runtime, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	env, err := Env(executor.Task{})
@@ -53,19 +91,18 @@ func (i *Interpreter) Prepare(ctx context.Context) (executor.Runtime, error) {
 	cmd.Env = env
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
-	answer := &bounded{limit: maxAnswer}
-	cmd.Stdout = answer
+	said := &bounded{limit: maxAnswer}
+	cmd.Stdout = said
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return executor.Runtime{}, fmt.Errorf("process: asking %s what it is: %w", path, ctx.Err())
 		}
 		return executor.Runtime{}, fmt.Errorf("process: %w: %s: %w", executor.ErrRuntime, path, err)
 	}
-	name, version, ok := strings.Cut(strings.TrimSpace(string(answer.kept)), " ")
+	name, version, ok := strings.Cut(strings.TrimSpace(string(said.kept)), " ")
 	if !ok {
 		return executor.Runtime{}, fmt.Errorf("process: %w: %s does not say what it is", executor.ErrRuntime, path)
 	}
-	i.path = path
 	return executor.Runtime{Name: name, Version: version}, nil
 }
 

@@ -78,6 +78,7 @@ func testStatus(t T, cfg Config) {
 		{"any status is told", []string{"exit", "3"}, 3},
 		{"255 is the largest", []string{"exit", "255"}, 255},
 		{"SIGTERM is 128+15", []string{"signal", "15"}, 143},
+		{"SIGINT is 128+2, and not ignored", []string{"signal", "2"}, 130},
 		{"SIGKILL is 128+9", []string{"signal", "9"}, 137},
 	} {
 		t.Run(test.rule, func(t T) {
