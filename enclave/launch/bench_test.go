@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
@@ -106,6 +108,60 @@ func BenchmarkNoOpJob(b *testing.B) {
 	b.ReportMetric(ms(bare), "bare-ms")
 	b.ReportMetric(ms(job), "job-ms")
 	b.ReportMetric(ms(job-bare), "more-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+const secondJob = `version: 1
+name: second
+application: {from: ./app, command: {entrypoint: second.py}}
+policies: [{module: ./size-cap.wasm, config: {max_total_bytes: 100}}]
+limits: {memory: 128MiB, disk: 8MiB, run: 10m}
+`
+
+// BenchmarkHundredJobs compares 100 jobs of one second of a processor each, all at once, with 100 bare
+// interpreters that run the same, all at once. None may fail.
+func BenchmarkHundredJobs(b *testing.B) {
+	const (
+		jobs   = 100
+		second = "import time\nwhile time.process_time() < 1: pass\n"
+	)
+	c := enclave(b)
+	p := pack(b, secondJob, func(dir string) {
+		if err := os.WriteFile(filepath.Join(dir, "app", "second.py"), []byte(second), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	})
+	script := filepath.Join(b.TempDir(), "second.py")
+	if err := os.WriteFile(script, []byte(second), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	together := func(do func(context.Context) error) time.Duration {
+		start := time.Now()
+		all, ctx := errgroup.WithContext(b.Context())
+		for range jobs {
+			all.Go(func() error { return do(ctx) })
+		}
+		if err := all.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(start)
+	}
+	var bare, enclosed time.Duration
+	for b.Loop() {
+		bare += together(func(ctx context.Context) error {
+			return exec.CommandContext(ctx, "/usr/bin/python3", "-E", "-s", "-B", "-X", "utf8", script).Run()
+		})
+		enclosed += together(func(ctx context.Context) error {
+			report, err := c.Run(ctx, p, client.Observer{}, func(*client.Report) error { return nil })
+			if err == nil && report.Result.Outcome != receipt.Succeeded {
+				err = fmt.Errorf("%+v", report.Result)
+			}
+			return err
+		})
+	}
+	b.ReportMetric(jobs*float64(b.N)/bare.Seconds(), "bare-jobs/s")
+	b.ReportMetric(jobs*float64(b.N)/enclosed.Seconds(), "jobs/s")
+	b.ReportMetric(bare.Seconds()/enclosed.Seconds(), "of-bare")
 	b.ReportMetric(0, "ns/op")
 }
 
