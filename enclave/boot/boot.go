@@ -18,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/core/queue"
 	"github.com/cloister-run/cloister/core/space"
 	"github.com/cloister-run/cloister/enclave/api"
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/enclave/wire"
@@ -36,6 +37,7 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 	log := slog.New(slog.NewTextHandler(console, nil))
 	executors, err := host.New(host.Config{
 		Dir: filepath.Join(image.Dir, image.Executors), Rootfs: image.Root, Init: filepath.Join(image.Dir, image.Walls),
+		Together: p.Realm == attest.RealmAWS, // what a limit per process leaves open would be other owners' memory
 	})
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)

@@ -43,6 +43,8 @@ type Config struct {
 	Mounts []sandbox.Mount
 	// Init is the executable whose main calls [walls.Main]. Required, absolute.
 	Init string
+	// Together refuses to start an executor where no cgroup holds the memory of all its processes together.
+	Together bool
 	// StartTimeout bounds a launch up to the plugin's handshake [10 s].
 	StartTimeout time.Duration
 	// DescribeTimeout, PrepareTimeout and StopTimeout bound the calls [5 s, 30 s, 10 s].

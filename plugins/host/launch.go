@@ -169,6 +169,7 @@ func (h *Host) spec(m proto.Manifest, place executor.Place, exe *os.File) sandbo
 		Owner: place.Owner,
 		Limits: sandbox.Limits{
 			Memory:    place.Memory,
+			Together:  h.cfg.Together,
 			Processes: place.Processes,
 			OpenFiles: openFiles,
 			FileSize:  place.FileSize,

@@ -26,6 +26,7 @@ func (e *UnavailableError) Error() string {
 const (
 	userNamespace = "user namespace"
 	namespaces    = "namespaces"
+	memoryCgroup  = "memory cgroup"
 )
 
 // cures tells a person what to do about a missing wall.
@@ -33,7 +34,8 @@ var cures = map[string]string{
 	userNamespace: "allow user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu 24.04: sysctl " +
 		"kernel.apparmor_restrict_unprivileged_userns=0; anywhere: sysctl user.max_user_namespaces=10000; in a container: " +
 		"--security-opt seccomp=unconfined) or run as root",
-	namespaces: "run with CAP_SYS_ADMIN (in a container: --privileged) or as an ordinary user",
+	namespaces:   "run with CAP_SYS_ADMIN (in a container: --privileged) or as an ordinary user",
+	memoryCgroup: "use a kernel with CONFIG_MEMCG, and have its controller mounted below /sys/fs/cgroup",
 	walls.Proc: "the machine hides parts of /proc, and so no complete one can be mounted; in a container: " +
 		"--security-opt systempaths=unconfined, or --privileged",
 	walls.Root:         restricted + "; in an enclave, boot must move its root over the kernel's first ramdisk",

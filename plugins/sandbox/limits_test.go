@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/plugins/sandbox"
 )
 
 // bomb starts processes that stay until it is refused one, and writes how many there are.
@@ -65,6 +67,32 @@ func TestLimit_Memory(t *testing.T) {
 		out, status := run(t, s)
 		if lines := strings.Count(out, "\n"); status == 0 || lines < 16 || lines > limit {
 			t.Errorf("the eater ended with %d after %d MiB", status, lines)
+		}
+	})
+}
+
+// TestLimit_MemoryOfAllTogether: whoever asks for it is refused where there is no memory cgroup, and else has one.
+func TestLimit_MemoryOfAllTogether(t *testing.T) {
+	everybody(t, func(t *testing.T) {
+		s := spec(t, "")
+		s.Path, s.Args, s.Env = "/bin/true", nil, nil
+		s.Limits.Together = true
+		p, err := sandbox.Start(t.Context(), s)
+		if missing, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
+			if missing.Wall != "memory cgroup" || missing.Cure == "" {
+				t.Error(missing)
+			}
+			s.Limits.Together = false
+			if p = start(t, s); slices.Contains(p.Walls(), "memory: cgroup") {
+				t.Errorf("it was refused, and there is one: %v", p.Walls())
+			}
+		} else if err != nil {
+			t.Fatal(err)
+		} else if !slices.Contains(p.Walls(), "memory: cgroup") {
+			t.Errorf("%v", p.Walls())
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -71,6 +71,8 @@ type Mount struct {
 type Limits struct {
 	// Memory in bytes [1 GiB].
 	Memory int64
+	// Together refuses a machine where no cgroup holds Memory for all processes together.
+	Together bool
 	// Processes, threads included [256].
 	Processes int
 	// OpenFiles per process [1024].

@@ -34,6 +34,9 @@ func prepare(spec *Spec) (_ *start, err error) {
 		}
 	}()
 	s.group = newGroup(spec)
+	if spec.Limits.Together && !s.group.held.memory {
+		return nil, unavailable(memoryCgroup, errors.New("without one a limit holds for each process and not for all together"))
+	}
 	if s.plan, err = spec.plan(s.group.held); err != nil {
 		return nil, err
 	}
