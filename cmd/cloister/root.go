@@ -46,7 +46,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		return usage(c.CommandPath()+" --help says how to call it", "%v", err)
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print one JSON document instead of text")
-	root.AddCommand(a.runCommand(), a.planCommand(), a.schemaCommand(), a.doctorCommand(), a.versionCommand(), a.policyCommand(), a.executorCommand(), a.envCommand(), a.enclaveCommand(), a.attestCommand(),
+	root.AddCommand(a.runCommand(), a.planCommand(), a.schemaCommand(), a.doctorCommand(), a.versionCommand(), a.policyCommand(), a.executorCommand(), a.envCommand(), a.imageCommand(), a.enclaveCommand(), a.attestCommand(),
 		a.sealCommand(), a.inspectCommand(), a.keyPolicyCommand(), a.devCommand(), a.receiptCommand())
 	root.AddCommand(a.jobsCommands()...)
 	return root
