@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -218,6 +219,16 @@ func environmentFault(source *tree.Source, from string, command jobspec.Command)
 		return fmt.Sprintf("%q: %v", from, err), "name the folder that cloister env build made"
 	case command.Executor != "" && env.Executor != command.Executor:
 		return fmt.Sprintf("%q is for the executor %s, and the application needs %s", from, env.Executor, command.Executor), "build one for it, or remove the field"
+	case len(command.Environments) == 0:
+		return "", ""
+	}
+	sum, err := source.Digest(context.Background()) // of local files, a second for each GiB
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%q: %v", from, err), ""
+	case !slices.Contains(command.Environments, sum.Digest):
+		return fmt.Sprintf("%q is %s, and the application runs in others alone", from, sum.Digest),
+			"use the environment that command.environments of the application names: " + strings.Join(command.Environments, ", ")
 	}
 	return "", ""
 }

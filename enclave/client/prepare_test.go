@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch/launchtest"
 	"github.com/cloister-run/cloister/jobspec"
@@ -68,6 +69,53 @@ policies:
 		"13 outputs.c.save_to, 15 policies[0].use, 16 policies[1].module"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
+	}
+}
+
+// TestAnEnvironmentIsLookedAtBeforeItIsSent: one that the application cannot run in is no gigabyte of upload.
+func TestAnEnvironmentIsLookedAtBeforeItIsSent(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "app/main.py"), "")
+	write(t, filepath.Join(dir, "file"), "")
+	write(t, filepath.Join(dir, "bare/x"), "")
+	write(t, filepath.Join(dir, "ruby/environment.json"), `{"version": 1, "executor": "ruby", "runtime": "Ruby 3.3", "platform": "any", "packages": []}`)
+	write(t, filepath.Join(dir, "good/environment.json"), `{"version": 1, "executor": "python", "runtime": "CPython 3.11", "platform": "any", "packages": []}`)
+	source, err := tree.Open(filepath.Join(dir, "good"), tree.Limits{Bytes: 1 << 20, Entries: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	sum, err := source.Digest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := "sha256:" + strings.Repeat("e", 64)
+	for _, test := range []struct{ from, accepted, want string }{
+		{"nowhere", "", `"nowhere" does not exist`},
+		{"file", "", `"file" is a file`},
+		{"bare", "", "environment.json: "},
+		{"ruby", "", `"ruby" is for the executor ruby, and the application needs python`},
+		{"good", other, `"good" is ` + sum.Digest + ", and the application runs in others alone"},
+		{"good", other + ", " + sum.Digest, ""},
+		{"good", "", ""},
+	} {
+		text := "version: 1\nname: x\nenvironment: " + test.from +
+			"\napplication: {from: app, command: {entrypoint: main.py, environments: [" + test.accepted + "]}}\n"
+		job, err := jobspec.Parse(filepath.Join(dir, "job.yaml"), []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := client.Prepare(job, client.Options{Dir: dir})
+		if err == nil {
+			p.Close()
+		}
+		problems, isProblem := errors.AsType[*jobspec.Problems](err)
+		switch {
+		case test.want == "" && err != nil:
+			t.Errorf("%s: %v", test.from, err)
+		case test.want != "" && (!isProblem || (*problems)[0].Path != "environment" || !strings.Contains((*problems)[0].Message, test.want) || (*problems)[0].Hint == ""):
+			t.Errorf("%s: %v, want %q", test.from, err, test.want)
+		}
 	}
 }
 
