@@ -115,12 +115,10 @@ func (c *course) drop() error {
 	return c.space.DropAssets()
 }
 
-// queue waits for room. The operator has nothing to send meanwhile.
+// queue waits for room. The operator has nothing to send meanwhile, but is to be there: see [Job.Phases].
 func (c *course) queue(ctx context.Context) error {
 	if c.job.Queued() {
 		c.job.enter(Queued)
-		c.job.patience.hold()
-		defer c.job.patience.resume()
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.job.spec.Limits.Queue, errNoTurn)
 		defer cancel()
@@ -200,13 +198,37 @@ func (c *course) ingress(ctx context.Context) (err error) {
 	if err := c.launch.wait(ctx); err != nil {
 		return err
 	}
-	c.record.Executor.Runtime, c.record.Executor.Walls = c.launch.runtime, c.launch.session.Walls()
+	c.record.Executor.Runtime = c.launch.runtime.Name + " " + c.launch.runtime.Version
+	c.record.Executor.Walls = c.launch.session.Walls()
+	if err := c.fits(); err != nil {
+		return err
+	}
 	if c.task, err = c.makeTask(); err != nil {
 		return err
 	}
 	c.exposed = true
 	if err := c.space.Publish(); err != nil {
 		return &faultError{FaultMachine, err}
+	}
+	return nil
+}
+
+// fits says whether the executor can use the environment, while its answer is still for everybody to hear.
+func (c *course) fits() error {
+	if !c.job.spec.Environment {
+		return nil
+	}
+	root, err := os.OpenRoot(filepath.Join(c.space.Staging, folder(environmentName)))
+	if err != nil {
+		return &faultError{FaultMachine, err}
+	}
+	defer root.Close()
+	env, err := executor.ReadEnvironment(root.FS())
+	if err == nil {
+		err = env.Fits(c.info.Name, c.launch.runtime)
+	}
+	if err != nil {
+		return &faultError{FaultEnvironment, err}
 	}
 	return nil
 }

@@ -16,7 +16,10 @@ import (
 // inEnvironment gives a job an environment.
 func inEnvironment(j coretest.Job) coretest.Job {
 	j.Spec.Environment = true
-	j.Assets["environment"] = map[string]string{"environment.json": "{}", "site-packages/numpy.py": "x = 1\n"}
+	j.Assets["environment"] = map[string]string{
+		"environment.json":       `{"version": 1, "executor": "python", "runtime": "CPython 3", "platform": "any", "packages": []}`,
+		"site-packages/numpy.py": "x = 1\n",
+	}
 	return j
 }
 
@@ -104,6 +107,44 @@ func TestAnEnvironmentIsAPlainFolder(t *testing.T) {
 	without.Spec.Environment = true
 	_, err := e.Submit(without.Submission(t))
 	is(t, err, core.ErrInvalid)
+}
+
+// TestAnEnvironmentOfAnotherRuntime is found before the application runs or sees anything, so that its owner's
+// policies keep nobody from learning what is wrong.
+func TestAnEnvironmentOfAnotherRuntime(t *testing.T) {
+	for change, want := range map[string]string{
+		`"python"`:    "it is for the executor ruby, and the application runs on python",
+		`"CPython 3"`: "it is for ruby, and this is CPython 3",
+		`"any"`:       "it is for ruby, and this is ",
+		`1`:           "version",
+	} {
+		e := allowing(t, writes(0))
+		j := inEnvironment(coretest.Simple("job", "allow"))
+		j.Assets["environment"]["environment.json"] = strings.Replace(j.Assets["environment"]["environment.json"], change, `"ruby"`, 1)
+		e.Seal(t, &j, "inputs.data", "b", "knowing")
+		_, r := e.Run(t, j)
+		if r.Outcome != receipt.Broken || r.Fault != core.FaultEnvironment || !strings.Contains(r.Detail, want) {
+			t.Errorf("%s: %+v", change, r)
+		}
+	}
+}
+
+// A policy of an owner that does not know environments cannot have looked at this one.
+func TestAPolicyMustKnowEnvironments(t *testing.T) {
+	for policy, want := range map[string]receipt.Outcome{"allow": receipt.Cancelled, "knowing": receipt.Succeeded} {
+		e := allowing(t, writes(0))
+		j := inEnvironment(coretest.Simple("job"))
+		e.Seal(t, &j, "inputs.data", "b", policy)
+		job, err := e.Submit(j.Submission(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = job.PutFront(t.Context(), "inputs.data", coretest.Front(t, j.Sealed["inputs.data"])) // the result says what is wrong
+		_, r := e.Finish(t, job, j)
+		if r.Outcome != want || want == receipt.Cancelled && !strings.Contains(r.Detail, "its policy says nothing of environments") {
+			t.Errorf("%s: %+v", policy, r)
+		}
+	}
 }
 
 // TestAnEnvironmentThatDoesNotFit has a fault of its own.

@@ -128,8 +128,13 @@ func (j *Job) Admission(ctx context.Context) (consented []receipt.Consent, over 
 }
 
 // Phases gives the phases after the first n, and waits for one if there is none. After Done
-// it gives none and no error.
+// it gives none and no error. Whoever waits for a job that waits for room is there for it: without
+// anybody the job gives up its place, since nobody would send what it needs.
 func (j *Job) Phases(ctx context.Context, n int) ([]Phase, error) {
+	if j.Queued() {
+		j.patience.hold()
+		defer j.patience.resume()
+	}
 	for {
 		j.mu.Lock()
 		phases, changed := j.phases, j.changed
@@ -187,6 +192,9 @@ func (j *Job) run() {
 	j.mu.Lock()
 	j.result, j.receipt, j.clearance = end.result, end.receipt, end.clearance
 	j.mu.Unlock()
+	if j.course.roomy { // before anybody has its room
+		j.runner.ended(end.denied)
+	}
 	if end.clearance == nil {
 		_ = j.wipe() // Delete tries again, and the ledger counts the memory until it succeeds
 	} else if end.dropped {
@@ -194,9 +202,6 @@ func (j *Job) run() {
 	}
 	if end.dropped {
 		j.runner.boot.over(j)
-	}
-	if j.course.roomy {
-		j.runner.ended(end.denied)
 	}
 	j.keep = time.AfterFunc(min(j.spec.Keep, j.runner.cfg.Keep), func() { _ = j.Delete() }) // nobody waits for its error
 	j.cancel(ErrOver)
@@ -216,6 +221,9 @@ func (j *Job) Delete() error {
 	j.keep.Stop()
 	j.drop()
 	j.leaving.shut()
+	j.mu.Lock()
+	j.rehearsed = nil
+	j.mu.Unlock()
 	if err := j.wipe(); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type launch struct {
 	ready, failed chan struct{}
 	err           error
 	session       Session
-	runtime       string
+	runtime       executor.Runtime
 
 	started bool
 	ending  sync.Once
@@ -63,7 +63,7 @@ func (l *launch) prepare(ctx context.Context) (err error) {
 	if !label(found.Name) || !label(found.Version) { // it goes into the record
 		return &faultError{FaultExecutor, errors.New("the executor does not name its runtime properly")}
 	}
-	l.runtime = found.Name + " " + found.Version
+	l.runtime = found
 	return nil
 }
 

@@ -43,12 +43,14 @@ func next(e *coretest.Enclave, s coretest.Session) {
 	e.Executors.Next = func(context.Context, executor.Place) (coretest.Session, error) { return s, nil }
 }
 
-// allowing is an enclave with a policy "allow" that allows everything.
+// allowing is an enclave with a policy "allow" that allows everything, and "knowing" that does so in
+// environments too.
 func allowing(t testing.TB, s coretest.Session, change ...func(*core.Config)) *coretest.Enclave {
 	t.Helper()
 	e := coretest.New(t, change...)
 	next(e, s)
 	e.Policies.Known["allow"] = &coretest.Policy{}
+	e.Policies.Known["knowing"] = &coretest.Policy{Environments: true}
 	return e
 }
 

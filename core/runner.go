@@ -78,7 +78,7 @@ type Submission struct {
 
 // Submit begins a job, which waits for room if its limits.queue says so. The same submission again
 // gives the same job, another one with its ID is [ErrConflict]. Further errors wrap [ErrInvalid],
-// [queue.ErrNoRoom] or [ErrClosed].
+// [queue.ErrNoRoom], [queue.ErrTooLarge] or [ErrClosed].
 func (r *Runner) Submit(s Submission) (*Job, error) {
 	spec, err := s.check()
 	if err != nil {
@@ -100,7 +100,7 @@ func (r *Runner) Submit(s Submission) (*Job, error) {
 	case r.closed:
 		return nil, ErrClosed
 	case len(r.jobs) >= maxJobs:
-		return nil, fmt.Errorf("%w: %d jobs wait to be fetched", queue.ErrNoRoom, maxJobs)
+		return nil, fmt.Errorf("%w: %d jobs are here, or wait to be fetched", queue.ErrNoRoom, maxJobs)
 	}
 	reserved, err := r.cfg.Ledger.Reserve(need(spec, s.Assets), spec.Limits.Queue > 0)
 	if err != nil {

@@ -43,8 +43,8 @@ func TestSubmitRefuses(t *testing.T) {
 		{"a front of another hash", func(s *core.Submission) { s.Assets[1].Front = "sha256:" + strings.Repeat("a", 64) }, core.ErrInvalid},
 		{"sizes that overflow", func(s *core.Submission) {
 			s.Assets[0].Bytes, s.Assets[1].Bytes = 1<<63-1, 1<<63-1
-		}, queue.ErrNoRoom},
-		{"more than there is", func(s *core.Submission) { s.Assets[0].Bytes = coretest.Memory }, queue.ErrNoRoom},
+		}, queue.ErrTooLarge},
+		{"more than there is", func(s *core.Submission) { s.Assets[0].Bytes = coretest.Memory }, queue.ErrTooLarge},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			s := coretest.Simple("job").Submission(t)

@@ -39,6 +39,9 @@ func (j *Job) PutFront(ctx context.Context, name string, front []byte) (err erro
 		return err
 	}
 	defer leave()
+	if err := j.mayArrive(); err != nil {
+		return err
+	}
 	if err := j.fronts.take(name); err != nil {
 		return err
 	}
@@ -85,6 +88,9 @@ func (j *Job) readFront(ctx context.Context, claim Claim, front []byte) (*sealed
 	if err := bundle.CheckManifest(policy.Manifest()); err != nil {
 		return nil, err
 	}
+	if j.spec.Environment && !j.sealedApplication() && !policy.Manifest().Environments {
+		return nil, errors.New("its policy says nothing of environments, and what is in one can do what a plain application can")
+	}
 	if err := policy.CheckConfig(ctx, h.Policy.Config); err != nil {
 		return nil, fmt.Errorf("its policy: %w", err)
 	}
@@ -97,6 +103,9 @@ func (j *Job) readFront(ctx context.Context, claim Claim, front []byte) (*sealed
 		ref: abi.PolicyRef{Owner: h.Key, Asset: claim.Name, Module: tree.Hex(module[:]), Config: tree.Hex(config[:])},
 	}, nil
 }
+
+// sealedApplication reports whether the application comes as a bundle.
+func (j *Job) sealedApplication() bool { return j.sub.Assets[0].sealed() }
 
 // fits says whether a bundle can be what the job uses it as.
 func (j *Job) fits(claim Claim, h envelope.Header) error {

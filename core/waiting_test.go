@@ -43,6 +43,7 @@ func TestAJobWaitsForRoom(t *testing.T) {
 		first := large("first", 0)
 		running := e.Begin(t, first)
 		second := large("second", time.Hour)
+		e.Seal(t, &second, "inputs.data", "b", "allow")
 		waiting := submit(t, e, second)
 		if !waiting.Queued() || running.Queued() {
 			t.Fatal("the second one found room")
@@ -51,14 +52,23 @@ func TestAJobWaitsForRoom(t *testing.T) {
 			t.Errorf("%v, %v", phases, err)
 		}
 		is(t, waiting.PutModule(t.Context(), coretest.Digest("allow"), []byte("allow")), core.ErrOrder)
+		is(t, waiting.PutFront(t.Context(), "inputs.data", coretest.Front(t, second.Sealed["inputs.data"])), core.ErrOrder)
+		next := make(chan error)
+		go func() {
+			_, err := waiting.Phases(t.Context(), 1) // its operator is there, and has nothing to send
+			next <- err
+		}()
 		if !e.Send(t, running, first) {
 			t.Fatal("the first one did not arrive")
 		}
 		if r, err := running.Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
 			t.Fatalf("%+v, %v", r, err)
 		}
-		if waiting.Queued() {
-			t.Fatal("the memory of the first one is free, and nobody has it")
+		if err := <-next; err != nil || waiting.Queued() {
+			t.Fatalf("the memory of the first one is free, and nobody has it: %v", err)
+		}
+		if err := waiting.PutFront(t.Context(), "inputs.data", coretest.Front(t, second.Sealed["inputs.data"])); err != nil {
+			t.Fatal(err)
 		}
 		if _, r := e.Finish(t, waiting, second); r.Outcome != receipt.Succeeded {
 			t.Errorf("%+v", r)
@@ -67,6 +77,36 @@ func TestAJobWaitsForRoom(t *testing.T) {
 			if asked.Sharing != 0 {
 				t.Errorf("request %d: %d others share the enclave", i, asked.Sharing)
 			}
+		}
+	})
+}
+
+// TestAJobThatNobodyWaitsForGivesUpItsPlace: who would send what it needs?
+func TestAJobThatNobodyWaitsForGivesUpItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := allowing(t, writes(0), timed(time.Minute, time.Hour))
+		first := submit(t, e, large("first", 0))
+		alone, attended := submit(t, e, large("alone", time.Hour)), submit(t, e, large("attended", time.Hour))
+		if _, err := attended.Phases(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		next := make(chan error)
+		go func() {
+			_, err := attended.Phases(ctx, 1)
+			next <- err
+		}()
+		r, err := alone.Result(t.Context())
+		if err != nil || r.Outcome != receipt.Cancelled || !strings.Contains(r.Detail, "too long") {
+			t.Errorf("%+v, %v", r, err)
+		}
+		_, _ = first.Result(t.Context()) // it got nothing either
+		if err := <-next; err != nil || attended.Queued() {
+			t.Errorf("it was next: %v", err)
+		}
+		leave()
+		if err := attended.Delete(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
@@ -92,7 +132,7 @@ func TestAJobWaitsNoLongerThanItSays(t *testing.T) {
 			s.Spec.Limits.Memory = coretest.Memory
 			return s.Submission(t)
 		}())
-		if is(t, err, queue.ErrNoRoom); !strings.Contains(err.Error(), "jobs may use") {
+		if is(t, err, queue.ErrTooLarge); !strings.Contains(err.Error(), "jobs may use") {
 			t.Error(err)
 		}
 	})

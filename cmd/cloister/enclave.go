@@ -101,7 +101,7 @@ func stateDir(kind string) (string, error) {
 }
 
 func standingFile(name string) (string, error) {
-	if !regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`).MatchString(name) || len(name) > 63 || name == "local" || name == "rehearsal" {
+	if !regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`).MatchString(name) || len(name) > 63 || isBrief(name) {
 		return "", usage(`choose lower-case words joined by hyphens; "local" and "rehearsal" are enclaves for one command`, "%q cannot be an enclave's name", name)
 	}
 	dir, err := stateDir("enclaves")

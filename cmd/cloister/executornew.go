@@ -60,7 +60,10 @@ func (a *app) newExecutor(dir, sdk string) error {
 		return nil
 	}
 	say(a.stdout, "made      %s, an executor in Go\n", printable(dir))
-	say(a.stdout, "next      cd %s && go mod tidy && go build -o %s-executor . && \\\n", printable(dir), name)
+	if sdk == "" {
+		say(a.stdout, "note      until the module %s is published, make it with --sdk CHECKOUT\n", sdkModule)
+	}
+	say(a.stdout, "next      cd %s && GOFLAGS=-mod=mod go build -o %s-executor . && \\\n", printable(dir), name)
 	say(a.stdout, "          cloister executor test ./%s-executor --name %s --version 0.1.0 --probe probe/probe\n", name, name)
 	return nil
 }

@@ -73,7 +73,9 @@ func refusal(e *wire.Error) *failure {
 	case wire.NoKey:
 		f.status = statusAttestation
 	case wire.NoRoom:
-		f.hint = "lower limits.memory or limits.disk in the job, or let it wait for room: limits.queue"
+		f.hint = "run it again when another job is done, or let it wait for room: limits.queue"
+	case wire.TooLarge:
+		f.hint = "lower limits.memory or limits.disk in the job, or use an enclave with more memory"
 	case wire.Stopping:
 		f.hint = "start the enclave again"
 	case wire.Conflict, wire.NotFound, wire.Order, wire.Over, wire.Nothing, wire.Internal:

@@ -20,7 +20,7 @@ import (
 )
 
 const aboutSubmit = `Submit sends a job and everything that it names into an enclave that stays (cloister enclave start), and leaves it
-to run: it outlives this terminal. It prints the job's id; cloister results ID lands what may leave. The enclave keeps
+to run: from then on it outlives this terminal. Where there is no room yet it waits first, as long as limits.queue says. It prints the job's id; cloister results ID lands what may leave. The enclave keeps
 results as long as the job file says, 15 minutes unless it says something else.`
 
 const aboutResults = `Results waits for the end of a job that was submitted and writes what every policy allowed to leave, where the job
@@ -76,7 +76,7 @@ func jobFile(id string) (string, error) {
 }
 
 func (a *app) submit(ctx context.Context, file string) error {
-	if _, brief := imageOf(a.enclave, ""); brief {
+	if isBrief(a.enclave) {
 		return usage("start one that stays: cloister enclave start dev; then --enclave dev", "a local enclave ends with this command, and the job with it")
 	}
 	if _, err := stateDir("jobs"); err != nil {

@@ -14,15 +14,16 @@ import (
 	"github.com/cloister-run/cloister/enclave/wire"
 )
 
-// imageOf finds the image of a simulated enclave that is started for one command.
+// imageOf finds the image of a simulated enclave that is started for one command, by its reserved name.
 func imageOf(enclave, beside string) (dir string, ok bool) {
-	switch enclave {
-	case "local":
-		return filepath.Join(beside, "enclave"), true
-	case "rehearsal":
-		return filepath.Join(beside, "rehearsal"), true
-	}
-	return "", false
+	image, ok := map[string]string{"local": "enclave", "rehearsal": "rehearsal"}[enclave]
+	return filepath.Join(beside, image), ok
+}
+
+// isBrief reports whether an enclave is started for one command and ends with it.
+func isBrief(enclave string) bool {
+	_, ok := imageOf(enclave, "")
+	return ok
 }
 
 // simulate starts a local enclave of an image, under the development root of this user.

@@ -45,9 +45,16 @@ func doing(p core.Phase) string {
 	return ""
 }
 
+// sayQueued says that a job waits, which may be for long: elsewhere than on a terminal nothing else is said.
+func (a *app) sayQueued(p core.Phase) {
+	if p == core.Queued {
+		say(a.stderr, "queued    %s, as long as limits.queue says\n", doing(p))
+	}
+}
+
 func (a *app) newProgress() *progress {
 	if a.json || !isTerminal(a.stderr) {
-		return &progress{phase: func(core.Phase) {}, doing: func(string) {}, sending: func(int, int64) {}, stop: func() {}}
+		return &progress{phase: a.sayQueued, doing: func(string) {}, sending: func(int, int64) {}, stop: func() {}}
 	}
 	bars := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(32))
 	var now atomic.Pointer[string]

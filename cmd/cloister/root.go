@@ -74,10 +74,10 @@ func (a *app) addEnclave(c *cobra.Command) {
 }
 
 func (a *app) checkEnclave() error {
-	switch a.enclave {
-	case "local", "rehearsal":
+	switch {
+	case isBrief(a.enclave):
 		return nil
-	case "":
+	case a.enclave == "":
 		return usage("--enclave local runs the job in a simulated enclave on this machine", "no enclave is named")
 	}
 	_, err := findStanding(a.enclave)

@@ -307,6 +307,8 @@ type Policy struct {
 	Codes   []abi.Code
 	Redacts []abi.Channel
 	Config  func(json.RawMessage) error
+	// Environments says that it knows them.
+	Environments bool
 
 	mu    sync.Mutex
 	asked []abi.Request
@@ -348,7 +350,7 @@ func Allow(r abi.Request) abi.Decision {
 
 // Manifest declares Codes and Redacts.
 func (p *Policy) Manifest() abi.Manifest {
-	return abi.Manifest{ABI: abi.Version, Name: "fake", Codes: p.Codes, Redacts: p.Redacts}
+	return abi.Manifest{ABI: abi.Version, Name: "fake", Codes: p.Codes, Redacts: p.Redacts, Environments: p.Environments}
 }
 
 // CheckConfig asks Config.

@@ -16,6 +16,12 @@ import (
 // ErrNoRoom: the job needs more memory than is left.
 var ErrNoRoom = errors.New("not enough memory in the enclave")
 
+// ErrTooLarge: the job needs more memory than there is, however long it waits.
+var ErrTooLarge = errors.New("the job is too large for the enclave")
+
+// maxWaiting bounds the jobs that wait: each has a caller who listens.
+const maxWaiting = 64
+
 // Need is what a job takes, in bytes.
 type Need struct {
 	// Assets holds the application and the inputs, in memory.
@@ -70,7 +76,7 @@ type Reservation struct {
 
 // Reserve promises a job what it needs. Where that is not free now the reservation waits, if wait
 // says so, behind those that wait already: a small job overtakes no large one, which would wait for
-// ever. What needs more than the ledger has fails at once. Errors are [ErrNoRoom].
+// ever. What needs more than the ledger has fails at once. Errors are [ErrNoRoom] or [ErrTooLarge].
 func (l *Ledger) Reserve(need Need, wait bool) (*Reservation, error) {
 	r := &Reservation{ledger: l, total: need.Total(), ready: make(chan struct{})}
 	l.mu.Lock()
@@ -80,8 +86,8 @@ func (l *Ledger) Reserve(need Need, wait bool) (*Reservation, error) {
 	case fits:
 		l.hold(r)
 	case r.total > l.balance.Size:
-		return nil, fmt.Errorf("%w: %s, and jobs may use %d together", ErrNoRoom, need, l.balance.Size)
-	case !wait:
+		return nil, fmt.Errorf("%w: %s, and jobs may use %d together", ErrTooLarge, need, l.balance.Size)
+	case !wait || l.waiting.Len() >= maxWaiting:
 		return nil, fmt.Errorf("%w: %s; %d of %d are free and %d jobs wait for them",
 			ErrNoRoom, need, l.balance.Size-l.balance.Reserved, l.balance.Size, l.waiting.Len())
 	default:

@@ -3,6 +3,7 @@ package queue_test
 import (
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,26 +57,50 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// The ledger never promises more than there is, nor gives back what it did not promise.
+// The ledger never promises more than there is, nor gives back what it did not promise; who waits is served in
+// order, as soon as there is room.
 func TestTheLedgerBalances(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := queue.NewLedger(1000)
 		held := map[*queue.Reservation]int64{}
+		var waiting []*queue.Reservation
+		needs := map[*queue.Reservation]int64{}
 		sum := func() (n int64) {
 			for _, h := range held {
 				n += h
 			}
 			return n
 		}
+		serve := func() {
+			for len(waiting) > 0 && sum()+needs[waiting[0]] <= 1000 {
+				held[waiting[0]] = needs[waiting[0]]
+				waiting = waiting[1:]
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"reserve": func(t *rapid.T) {
-				need := queue.Need{Disk: rapid.Int64Range(-1, 500).Draw(t, "disk"), Memory: rapid.Int64Range(0, 500).Draw(t, "memory")}
-				r, err := l.Reserve(need, false)
-				if fits := sum()+need.Total() <= 1000 && need.Disk >= 0; (err == nil) != fits {
-					t.Fatalf("%+v beside %d: %v", need, sum(), err)
-				}
-				if err == nil {
-					held[r] = need.Total()
+				need := queue.Need{Disk: rapid.Int64Range(-1, 600).Draw(t, "disk"), Memory: rapid.Int64Range(0, 500).Draw(t, "memory")}
+				wait := rapid.Bool().Draw(t, "wait")
+				r, err := l.Reserve(need, wait)
+				total := need.Total()
+				switch {
+				case total > 1000:
+					if !errors.Is(err, queue.ErrTooLarge) {
+						t.Fatalf("%+v: %v", need, err)
+					}
+				case len(waiting) == 0 && sum()+total <= 1000:
+					if err != nil {
+						t.Fatalf("%+v beside %d: %v", need, sum(), err)
+					}
+					held[r] = total
+				case !wait || len(waiting) == 64:
+					if !errors.Is(err, queue.ErrNoRoom) {
+						t.Fatalf("%+v beside %d: %v", need, sum(), err)
+					}
+				case err != nil:
+					t.Fatalf("%+v cannot wait: %v", need, err)
+				default:
+					waiting, needs[r] = append(waiting, r), total
 				}
 			},
 			"keep": func(t *rapid.T) {
@@ -85,10 +110,30 @@ func TestTheLedgerBalances(t *testing.T) {
 					held[r] = min(h, keep)
 					break
 				}
+				serve()
+			},
+			"give up": func(t *rapid.T) {
+				if len(waiting) == 0 {
+					t.Skip("nobody waits")
+				}
+				i := rapid.IntRange(0, len(waiting)-1).Draw(t, "who")
+				waiting[i].Release()
+				waiting = slices.Delete(waiting, i, i+1)
+				serve()
 			},
 			"": func(t *rapid.T) {
 				if got := l.Balance().Reserved; got != sum() {
 					t.Fatalf("%d reserved, %d held", got, sum())
+				}
+				for r := range held {
+					if !isReady(r) {
+						t.Fatal("somebody who has room was not told")
+					}
+				}
+				for _, r := range waiting {
+					if isReady(r) {
+						t.Fatal("somebody was served out of order")
+					}
 				}
 			},
 		})
@@ -162,7 +207,7 @@ func TestWhoWaitsIsServedInOrder(t *testing.T) {
 func TestWhatNeverFitsIsRefusedAtOnce(t *testing.T) {
 	l := queue.NewLedger(10)
 	_, err := l.Reserve(queue.Need{Assets: 4, Memory: 7}, true)
-	if !errors.Is(err, queue.ErrNoRoom) || !strings.Contains(err.Error(), "needs 11 bytes (assets 4, disk 0, sealed outputs 0, memory 7), and jobs may use 10 together") {
+	if !errors.Is(err, queue.ErrTooLarge) || !strings.Contains(err.Error(), "needs 11 bytes (assets 4, disk 0, sealed outputs 0, memory 7), and jobs may use 10 together") {
 		t.Error(err)
 	}
 }

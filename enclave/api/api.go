@@ -379,6 +379,7 @@ func (s *Server) fail(x *exchange, err error) {
 		{core.ErrConflict, http.StatusConflict, wire.Conflict},
 		{core.ErrOrder, http.StatusConflict, wire.Order},
 		{queue.ErrNoRoom, http.StatusInsufficientStorage, wire.NoRoom},
+		{queue.ErrTooLarge, http.StatusInsufficientStorage, wire.TooLarge},
 		{core.ErrClosed, http.StatusServiceUnavailable, wire.Stopping},
 		{border.ErrNotCleared, http.StatusNotFound, wire.Nothing},
 		{core.ErrInvalid, http.StatusUnprocessableEntity, wire.Invalid},

@@ -308,7 +308,7 @@ func TestEveryError(t *testing.T) {
 		{"no job in it", "POST", wire.JobsPath, "", `{"id":"a","job":"","assets":[]}`, 422, wire.Invalid},
 		{"too large", "POST", wire.JobsPath, "", big, 422, wire.Invalid},
 		{"another job under its id", "POST", wire.JobsPath, "", doc(changed), 409, wire.Conflict},
-		{"more memory than there is", "POST", wire.JobsPath, "", doc(greedy), 507, wire.NoRoom},
+		{"more memory than there is", "POST", wire.JobsPath, "", doc(greedy), 507, wire.TooLarge},
 		{"a module that is not its digest", "PUT", at(wire.ModulePath, "open", coretest.Digest("allow")), open, "x", 422, wire.Invalid},
 		{"a module that is not the job's", "PUT", at(wire.ModulePath, "open", coretest.Digest("x")), open, "x", 422, wire.Invalid},
 		{"a module that is too large", "PUT", at(wire.ModulePath, "open", coretest.Digest("allow")), open, strings.Repeat("x", wire.MaxModule+1), 422, wire.Invalid},

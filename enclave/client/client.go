@@ -96,7 +96,7 @@ func (c *Client) Enclave(ctx context.Context) (wire.Enclave, error) {
 	return e, err
 }
 
-// Job is a submitted job. Its calls are safe for concurrent use. Errors of the enclave are a
+// Job is a submitted job. Its calls are safe for concurrent use, but for Follow and WaitForRoom. Errors of the enclave are a
 // [wire.Error]; others wrap [ErrUnavailable] or are the context's.
 type Job struct {
 	client *Client
@@ -106,6 +106,8 @@ type Job struct {
 	Modules, Fronts []string
 	// Queued says that the job waits for room first.
 	Queued bool
+
+	seen int // of its phases
 }
 
 // Submit begins a job in an enclave that proved to be the one that is meant.
@@ -175,7 +177,7 @@ func (j *Job) put(ctx context.Context, name string, progress func(int), write fu
 	return err
 }
 
-// Follow tells of every phase until the job is done, and gives its result.
+// Follow tells of every phase that was not told yet, until the job is done, and gives its result.
 func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (result core.Result, err error) {
 	err = j.watch(ctx, func(p wire.Progress) (more bool) {
 		if p.Result != nil {
@@ -188,25 +190,32 @@ func (j *Job) Follow(ctx context.Context, phase func(core.Phase)) (result core.R
 	return result, err
 }
 
-// WaitForRoom returns when the job has room, or is over.
-func (j *Job) WaitForRoom(ctx context.Context) error {
-	return j.watch(ctx, func(p wire.Progress) (more bool) { return p.Phase == core.Queued })
+// WaitForRoom tells of every phase until the job has room, or is over.
+func (j *Job) WaitForRoom(ctx context.Context, phase func(core.Phase)) error {
+	return j.watch(ctx, func(p wire.Progress) (more bool) {
+		if p.Result == nil {
+			phase(p.Phase)
+			return p.Phase == core.Queued
+		}
+		j.seen-- // for Follow to tell
+		return false
+	})
 }
 
-// reconnects bounds how often a connection that broke off is made again without anything new.
+// reconnects bounds how often a connection that broke off is made again at once without anything new.
 const (
 	reconnects = 3
 	reconnect  = 100 * time.Millisecond // the first wait; each is twice the one before
+	steady     = 10 * time.Second       // a connection that lasted so long did not break off at once
 )
 
 // watch tells of every phase, once, as long as more are wanted. Where the connection breaks off it goes on
 // behind the last one that it told of.
 func (j *Job) watch(ctx context.Context, tell func(wire.Progress) (more bool)) error {
-	seen := 0
 	for tries, wait := 0, reconnect; ; tries, wait = tries+1, 2*wait {
-		before := seen
-		err := j.watchAfter(ctx, &seen, tell)
-		if seen > before {
+		before, began := j.seen, time.Now()
+		err := j.watchOnce(ctx, tell)
+		if j.seen > before || time.Since(began) > steady {
 			tries, wait = 0, reconnect
 		}
 		if err == nil || !errors.Is(err, ErrUnavailable) || tries == reconnects {
@@ -220,8 +229,8 @@ func (j *Job) watch(ctx context.Context, tell func(wire.Progress) (more bool)) e
 	}
 }
 
-func (j *Job) watchAfter(ctx context.Context, seen *int, tell func(wire.Progress) (more bool)) error {
-	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath + "?" + wire.AfterQuery + "=" + strconv.Itoa(*seen)})
+func (j *Job) watchOnce(ctx context.Context, tell func(wire.Progress) (more bool)) error {
+	res, err := j.do(ctx, call{method: http.MethodGet, path: wire.PhasesPath + "?" + wire.AfterQuery + "=" + strconv.Itoa(j.seen)})
 	if err != nil {
 		return err
 	}
@@ -232,7 +241,10 @@ func (j *Job) watchAfter(ctx context.Context, seen *int, tell func(wire.Progress
 		if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
 			return fmt.Errorf("%w: its progress is no JSON: %w", ErrUnavailable, err)
 		}
-		*seen++
+		if p.Number != j.seen+1 {
+			return fmt.Errorf("%w: its progress is out of order", ErrUnavailable)
+		}
+		j.seen++
 		if !tell(p) {
 			return nil
 		}

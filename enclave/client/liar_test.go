@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -176,8 +177,17 @@ func (l *liar) routes(t *testing.T) http.Handler {
 		case <-received:
 		case <-r.Context().Done():
 		}
-		answer(w, wire.Progress{Phase: core.Executing})
-		answer(w, wire.Progress{Phase: core.Done, Result: &core.Result{Outcome: l.outcome}})
+		all := []wire.Progress{
+			{Number: 1, Phase: core.Receiving}, {Number: 2, Phase: core.Executing},
+			{Number: 3, Phase: core.Done, Result: &core.Result{Outcome: l.outcome}},
+		}
+		after, err := strconv.Atoi(r.URL.Query().Get(wire.AfterQuery))
+		if err != nil || after > len(all) {
+			t.Errorf("after: %d, %v", after, err)
+		}
+		for _, p := range all[after:] {
+			answer(w, p)
+		}
 	})
 	mux.HandleFunc("GET "+wire.ReceiptPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(l.receipt(t)) })
 	mux.HandleFunc("GET "+wire.ReleasePath+"{channel}", func(w http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -217,8 +218,8 @@ func environmentFault(source *tree.Source, from string, command jobspec.Command)
 	switch {
 	case err != nil:
 		return fmt.Sprintf("%q: %v", from, err), "name the folder that cloister env build made"
-	case command.Executor != "" && env.Executor != command.Executor:
-		return fmt.Sprintf("%q is for the executor %s, and the application needs %s", from, env.Executor, command.Executor), "build one for it, or remove the field"
+	case env.Executor != cmp.Or(command.Executor, jobspec.DefaultExecutor):
+		return fmt.Sprintf("%q is for the executor %s, and the application needs %s", from, env.Executor, cmp.Or(command.Executor, jobspec.DefaultExecutor)), "build one for it, or remove the field"
 	case len(command.Environments) == 0:
 		return "", ""
 	}

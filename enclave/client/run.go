@@ -187,8 +187,7 @@ func (c *Client) begin(ctx context.Context, p *Package, o Observer) (*Job, error
 		return nil, err
 	}
 	if j.Queued {
-		o.Phase(core.Queued)
-		if err := j.WaitForRoom(ctx); err != nil {
+		if err := j.WaitForRoom(ctx, o.Phase); err != nil {
 			j.leave(ctx)
 			return nil, err
 		}

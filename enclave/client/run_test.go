@@ -107,7 +107,9 @@ func TestAConnectionThatBreaksOffIsMadeAgain(t *testing.T) {
 		if breaks--; breaks < 0 {
 			return false
 		}
-		_, _ = io.WriteString(w, `{"number": 1, "phase": "receiving"}`+"\n")
+		if len(after) == 1 { // and the second time it says nothing
+			_, _ = io.WriteString(w, `{"number": 1, "phase": "receiving"}`+"\n")
+		}
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}}
@@ -115,7 +117,7 @@ func TestAConnectionThatBreaksOffIsMadeAgain(t *testing.T) {
 	if err != nil || len(report.Landed) != 2 {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if !slices.Equal(after, []string{"0", "1", "2"}) {
+	if !slices.Equal(after, []string{"0", "1", "1"}) {
 		t.Errorf("it asked after %q", after)
 	}
 }

@@ -145,6 +145,7 @@ const (
 	Over     Code = "over" // the job is over; its result says why
 	Method   Code = "method"
 	NoRoom   Code = "no-room"
+	TooLarge Code = "too-large"
 	Stopping Code = "stopping"
 	Nothing  Code = "nothing-released"
 	NoKey    Code = "no-key" // of a KMS; the job's result says more

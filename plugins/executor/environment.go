@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"strings"
 )
 
@@ -30,7 +31,8 @@ type Environment struct {
 	Version int `json:"version"`
 	// Executor is the one that it is for: "python".
 	Executor string `json:"executor"`
-	// Runtime is what its packages were chosen for, as that executor words it: "CPython 3.11".
+	// Runtime is what its packages were chosen for: the beginning of what that executor calls its runtime, up
+	// to a dot. "CPython 3.11" is for "CPython 3.11.2".
 	Runtime string `json:"runtime"`
 	// Platform is the operating system and the architecture, as Go names them: "linux/amd64"; "any" for
 	// an environment without machine code.
@@ -52,6 +54,9 @@ type EnvironmentPackage struct {
 // [ErrEnvironment].
 func ReadEnvironment(dir fs.FS) (Environment, error) {
 	e, err := readEnvironment(dir)
+	if fault, ok := errors.AsType[*fs.PathError](err); ok {
+		err = fault.Err // the path is named below
+	}
 	if err != nil {
 		return Environment{}, fmt.Errorf("%w: %s: %w", ErrEnvironment, EnvironmentFile, err)
 	}
@@ -88,6 +93,24 @@ func readEnvironment(dir fs.FS) (Environment, error) {
 		return Environment{}, errors.New("something follows the object")
 	}
 	return e, e.check()
+}
+
+// Fits says why applications of an executor cannot run in the environment on this machine. The error wraps
+// [ErrEnvironment].
+func (e Environment) Fits(name string, found Runtime) error {
+	here, runs := runtime.GOOS+"/"+runtime.GOARCH, found.Name+" "+found.Version
+	var why string
+	switch {
+	case e.Executor != name:
+		why = "the executor " + e.Executor + ", and the application runs on " + name
+	case runs != e.Runtime && !strings.HasPrefix(runs, e.Runtime+"."):
+		why = e.Runtime + ", and this is " + runs
+	case e.Platform != "any" && e.Platform != here:
+		why = e.Platform + ", and this is " + here
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: it is for %s", ErrEnvironment, why)
 }
 
 func (e Environment) check() error {

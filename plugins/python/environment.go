@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/cloister-run/cloister/plugins/executor"
@@ -37,8 +36,8 @@ func (e *Executor) enter(t executor.Task) error {
 	if err != nil {
 		return err
 	}
-	if err := e.fits(env); err != nil {
-		return fmt.Errorf("%w: %w", executor.ErrEnvironment, err)
+	if err := env.Fits(Name, e.runtime); err != nil {
+		return err
 	}
 	python := e.interpreter.Path()
 	if python == "" {
@@ -60,18 +59,5 @@ func (e *Executor) enter(t executor.Task) error {
 		return err
 	}
 	e.interpreter.StartAs(start)
-	return nil
-}
-
-func (e *Executor) fits(env executor.Environment) error {
-	here := runtime.GOOS + "/" + runtime.GOARCH
-	switch {
-	case env.Executor != Name:
-		return fmt.Errorf("it is for the executor %s", env.Executor)
-	case env.Runtime != Runtime(e.runtime):
-		return fmt.Errorf("it is for %s, and this is %s %s", env.Runtime, e.runtime.Name, e.runtime.Version)
-	case env.Platform != "any" && env.Platform != here:
-		return fmt.Errorf("it is for %s, and this is %s", env.Platform, here)
-	}
 	return nil
 }

@@ -6,7 +6,7 @@ import "strings"
 // that need no capability, less what reaches other processes, keys, the kernel's tracing,
 // asynchronous I/O of its own, or who else opens a file that all jobs see. Calls of which the arguments decide are in decide.
 var allowed = strings.Fields(`
-	access alarm arch_prctl brk cachestat capget capset chdir chmod chown clock_getres clock_gettime
+	access alarm arch_prctl brk capget capset chdir chmod chown clock_getres clock_gettime
 	clock_nanosleep close close_range copy_file_range creat dup dup2 dup3 epoll_create epoll_create1
 	epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
 	execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat
@@ -43,7 +43,7 @@ var allowed = strings.Fields(`
 // denied are the system calls that exist and are refused, so that a program that tries one
 // learns that it may not. Everything that is in neither list is treated as unknown.
 var denied = strings.Fields(`
-	_sysctl acct add_key adjtimex bpf chroot clock_adjtime clock_settime create_module
+	_sysctl acct add_key adjtimex bpf cachestat chroot clock_adjtime clock_settime create_module
 	delete_module fanotify_init fanotify_mark finit_module fsconfig fsmount fsopen fspick
 	get_kernel_syms get_mempolicy init_module inotify_add_watch inotify_init inotify_init1 inotify_rm_watch
 	io_uring_enter io_uring_register io_uring_setup

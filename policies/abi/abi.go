@@ -185,6 +185,10 @@ type Manifest struct {
 	// Redacts lists the channels that the policy may redact: "outputs.NAME", "logs.stdout",
 	// "logs.stderr", or [AnyOutput]. Without one it is never asked at [Redact].
 	Redacts []Channel `json:"redacts,omitempty"`
+	// Environments says that the policy knows that an application may run in an environment, an asset of
+	// that kind, which can do what the application can. A sealed asset whose policy does not say so is not
+	// used by a plain application in an environment.
+	Environments bool `json:"environments,omitempty"`
 	// Rego is for a module that OPA built, and for no other.
 	Rego *Rego `json:"rego,omitempty"`
 }

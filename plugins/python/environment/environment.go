@@ -9,7 +9,6 @@
 package environment
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -75,7 +75,7 @@ func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 	if err := spec.Target.check(); err != nil {
 		return nil, err
 	}
-	accepted, err := readLock(spec.Lock)
+	lines, accepted, err := readLock(spec.Lock)
 	if err != nil {
 		return nil, err
 	}
@@ -84,15 +84,15 @@ func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(fetched) }() // of copies
-	if err := fetch(ctx, spec, fetched); err != nil {
+	if len(lines) == 0 {
+		return nil, &Error{"the lock names no package", "write requirements.in and lock it: uv pip compile --generate-hashes requirements.in"}
+	}
+	if err := fetch(ctx, spec, lines, fetched); err != nil {
 		return nil, err
 	}
-	wheels, err := os.ReadDir(fetched) // sorted, and so is what comes of it
+	wheels, err := os.ReadDir(filepath.Join(fetched, wheelsDir)) // sorted, and so is what comes of it
 	if err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
-	}
-	if len(wheels) == 0 {
-		return nil, &Error{"the lock names no package", "write requirements.in and lock it: uv pip compile --generate-hashes requirements.in"}
 	}
 	u, err := newUnpacker(filepath.Join(dir, python.Packages))
 	if err != nil {
@@ -103,7 +103,7 @@ func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 		Version: executor.EnvironmentVersion, Executor: python.Name, Runtime: "CPython " + spec.Target.Python, Platform: "any",
 	}}
 	for _, entry := range wheels {
-		p, native, err := u.wheel(ctx, filepath.Join(fetched, entry.Name()), accepted)
+		p, native, err := u.wheel(ctx, filepath.Join(fetched, wheelsDir, entry.Name()), accepted)
 		if err != nil {
 			return nil, err
 		}
@@ -138,11 +138,17 @@ func (t Target) check() error {
 	return nil
 }
 
-// readLock gives the digests that a lock accepts. Everything else about it is pip's to read.
-func readLock(path string) (map[string]bool, error) {
+// requirement is one line of a lock: a name, perhaps extras, a pinned version, perhaps a marker (PEP 508), and
+// digests. Anything else that a requirements file can say is refused: options, other files, addresses and
+// paths have pip run what nobody pinned.
+var requirement = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._, -]*\])? *== *[A-Za-z0-9][A-Za-z0-9.!+_-]*` +
+	`( *;[^@#\\]*?)?( +--hash=sha256:[0-9a-f]{64})+$`)
+
+// readLock reads a lock, and gives it as pip is to read it, and the digests that it accepts.
+func readLock(path string) (lines []string, accepted map[string]bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, &Error{fmt.Sprintf("%v", err), "name a requirements file"}
+		return nil, nil, &Error{fmt.Sprintf("%v", err), "name a requirements file"}
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxLock+1))
@@ -150,16 +156,59 @@ func readLock(path string) (map[string]bool, error) {
 		err = fmt.Errorf("it is over %d bytes", maxLock)
 	}
 	if err != nil {
-		return nil, &Error{fmt.Sprintf("%s: %v", path, err), "name a requirements file"}
+		return nil, nil, &Error{fmt.Sprintf("%s: %v", path, err), "name a requirements file"}
 	}
-	accepted := map[string]bool{}
-	for _, match := range lockDigest.FindAllSubmatch(raw, -1) {
-		accepted[string(match[1])] = true
+	accepted = map[string]bool{}
+	for number, line := range logicalLines(string(raw)) {
+		switch {
+		case line == "":
+			continue
+		case !requirement.MatchString(line):
+			return nil, nil, &Error{
+				fmt.Sprintf("%s:%d: %.200q is no pinned package with digests", path, number, line),
+				"a lock holds lines like numpy==2.4.6 --hash=sha256:…, and no options, addresses or paths: uv pip compile --generate-hashes requirements.in",
+			}
+		}
+		for _, match := range lockDigest.FindAllStringSubmatch(line, -1) {
+			accepted[match[1]] = true
+		}
+		lines = append(lines, line)
 	}
-	if len(accepted) == 0 && len(bytes.TrimSpace(raw)) > 0 {
-		return nil, &Error{fmt.Sprintf("%s: no package has a digest", path), "lock it with digests: uv pip compile --generate-hashes requirements.in"}
+	return lines, accepted, nil
+}
+
+// logicalLines joins lines that end in a backslash, drops comments, and numbers each by its first line (pip,
+// "Requirements File Format").
+func logicalLines(text string) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		first, joined := 1, ""
+		number := 0
+		for line := range strings.Lines(text) {
+			number++
+			line = strings.TrimRight(line, "\r\n")
+			if joined == "" {
+				first = number
+			}
+			trimmed := strings.TrimSpace(line)
+			if strings.HasPrefix(trimmed, "#") {
+				trimmed = ""
+			} else if at := strings.Index(trimmed, " #"); at >= 0 {
+				trimmed = strings.TrimSpace(trimmed[:at])
+			}
+			more := strings.HasSuffix(trimmed, "\\")
+			joined = strings.TrimSpace(joined + " " + strings.TrimSpace(strings.TrimSuffix(trimmed, "\\")))
+			if more {
+				continue
+			}
+			if !yield(first, joined) {
+				return
+			}
+			joined = ""
+		}
+		if joined != "" {
+			yield(first, joined)
+		}
 	}
-	return accepted, nil
 }
 
 // digestOf is the SHA-256 of a file, in lower-case hex.

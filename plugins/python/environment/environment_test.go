@@ -116,7 +116,8 @@ func TestTheSameWheelsMakeTheSameEnvironment(t *testing.T) {
 		file{name: "alpha-1.0.data/scripts/alpha", content: "#!python\n"})
 	b := wheel(t, wheels, "beta_lib", native, nil,
 		file{name: "beta/__init__.py", content: "x = 1\n"}, file{name: "shared/LICENSE", content: "free"})
-	spec := environment.Spec{Lock: lock(t, pinned("alpha", a), pinned("beta-lib", b)), Wheels: wheels, Target: target}
+	spec := environment.Spec{Wheels: wheels, Target: target, Lock: lock(t, "# as uv writes it", "alpha==1.0 \\", "    --hash=sha256:"+strings.Repeat("0", 64)+" \\",
+		"    --hash=sha256:"+a, "    # via -r requirements.in", `beta-lib == 1.0 ; python_version >= "3" --hash=sha256:`+b+" # needed")}
 	first := t.TempDir()
 	built, err := environment.Build(t.Context(), spec, first)
 	if err != nil {
@@ -189,15 +190,23 @@ func TestWhatALockMayNotSay(t *testing.T) {
 		reason, hint string
 	}{
 		{"another wheel than the one locked", []string{pinned("alpha", other), pinned("beta-lib", b)}, target, "HASHES", "find out who changed it"},
-		{"a package without a digest", []string{pinned("alpha", a), "beta-lib==1.0"}, target, "Hashes are required", "--generate-hashes"},
-		{"no digest at all", []string{"alpha==1.0", "beta-lib==1.0"}, target, "no package has a digest", "--generate-hashes"},
-		{"a version left open", []string{"alpha --hash=sha256:" + a, pinned("beta-lib", b)}, target, "pinned with ==", "pin every package"},
+		{"a package without a digest", []string{pinned("alpha", a), "beta-lib==1.0"}, target, `:2: "beta-lib==1.0" is no pinned package`, "--generate-hashes"},
+		{"a version left open", []string{"alpha --hash=sha256:" + a, pinned("beta-lib", b)}, target, "no pinned package", "--generate-hashes"},
+		{"a version within bounds", []string{"alpha>=1.0 --hash=sha256:" + a}, target, "no pinned package", "--generate-hashes"},
+		{"an option that has source built", []string{"--no-binary alpha", pinned("alpha", a)}, target, `:1: "--no-binary alpha" is no`, "no options"},
+		{"an option behind a package", []string{pinned("alpha", a) + " --config-settings=x"}, target, "no pinned package", "no options"},
+		{"an option on a line of its own behind a backslash", []string{"alpha==1.0 \\", "  --hash=sha256:" + a + " \\", "  --global-option=x"}, target, ":1: ", "no options"},
+		{"an index of its own", []string{"--index-url https://example.com", pinned("alpha", a)}, target, "no pinned package", "no options"},
+		{"another file", []string{"-r other.txt"}, target, "no pinned package", "paths"},
+		{"an address", []string{"alpha @ file:///tmp/alpha.tar.gz --hash=sha256:" + a}, target, "no pinned package", "addresses"},
+		{"an address with a version", []string{"alpha==1.0 ; python_version > '3' @ https://x --hash=sha256:" + a}, target, "no pinned package", "addresses"},
+		{"a path", []string{"./alpha-1.0.tar.gz --hash=sha256:" + a}, target, "no pinned package", "paths"},
 		{"a dependency left out", []string{pinned("alpha", a)}, target, "pinned with ==", "dependencies too"},
 		{"a package from source", []string{pinned("source", other)}, target, "No matching distribution", "nothing is built from source"},
 		{"another machine", []string{pinned("beta-lib", b)}, arm, "No matching distribution", "this platform"},
 		{"an older C library", []string{pinned("beta-lib", b)}, environment.Target{Python: "3.11", Glibc: "2.16", Arch: "amd64"}, "No matching distribution", "raise --glibc"},
 		{"another Python", []string{pinned("beta-lib", b)}, environment.Target{Python: "3.12", Glibc: "2.28", Arch: "amd64"}, "No matching distribution", "this version of Python"},
-		{"no package", []string{""}, target, "names no package", "uv pip compile"},
+		{"no package", []string{"# nothing", ""}, target, "names no package", "uv pip compile"},
 		{"no version of Python", []string{pinned("alpha", a)}, environment.Target{Python: "3", Glibc: "2.28", Arch: "amd64"}, "no version of Python", "3.11"},
 		{"an option in its place", []string{pinned("alpha", a)}, environment.Target{Python: "3.11", Glibc: "--help", Arch: "amd64"}, "C library", "2.28"},
 		{"an unknown machine", []string{pinned("alpha", a)}, environment.Target{Python: "3.11", Glibc: "2.28", Arch: "mips"}, "no architecture", "amd64"},

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -12,8 +14,16 @@ import (
 // maxSaid bounds what is kept of pip's messages.
 const maxSaid = 64 << 10
 
-// fetch has pip choose and bring the wheels of a lock.
-func fetch(ctx context.Context, spec Spec, into string) error {
+// wheelsDir is where fetch puts wheels.
+const wheelsDir = "wheels"
+
+// fetch has pip choose and bring the wheels of a lock, of which it reads what was understood here and nothing
+// else. into is an empty folder.
+func fetch(ctx context.Context, spec Spec, lines []string, into string) error {
+	lock := filepath.Join(into, "requirements.txt")
+	if err := os.WriteFile(lock, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		return fmt.Errorf("environment: %w", err)
+	}
 	args := []string{
 		"-I", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir",
 		// Every package needs a digest, and nothing is built: to build a source package is to run it.
@@ -26,7 +36,7 @@ func fetch(ctx context.Context, spec Spec, into string) error {
 	if spec.Wheels != "" {
 		args = append(args, "--no-index", "--find-links", spec.Wheels)
 	}
-	args = append(args, "--dest", into, "--requirement", spec.Lock)
+	args = append(args, "--dest", filepath.Join(into, wheelsDir), "--requirement", lock)
 	said := &tail{limit: maxSaid}
 	cmd := exec.CommandContext(ctx, "python3", args...)
 	cmd.Stdout, cmd.Stderr = said, said
@@ -63,7 +73,6 @@ func explain(said string) error {
 	e := &Error{Reason: "pip: " + lastErrors(said), Hint: "run pip download by hand to see more"}
 	for _, known := range []struct{ said, hint string }{
 		{"DO NOT MATCH THE HASHES", "a wheel is not the one that was locked; find out who changed it before you lock it again"},
-		{"Hashes are required", "lock every package with its digest: uv pip compile --generate-hashes requirements.in"},
 		{"versions pinned with ==", "pin every package, dependencies too: uv pip compile --generate-hashes requirements.in"},
 		{"No matching distribution found", "there is no wheel of it for this version of Python and this platform, and nothing is built from source; choose a version that has one, or raise --glibc"},
 		{"No module named pip", "install pip; on Debian: apt-get install python3-pip"},

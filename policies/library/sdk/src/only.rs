@@ -13,9 +13,9 @@ pub struct Rule {
     pub applications: Vec<String>,
     /// Key ARNs: any application that one of them sealed.
     pub owners: Vec<String>,
-    /// "sha256:…" of dependency environments. What is in one can do what the application can, so
-    /// a rule that names plain applications lets them run in these alone, and in none if there are
-    /// none. A sealed application says itself in which it runs.
+    /// "sha256:…" of dependency environments. What is in one can do what the application can: with
+    /// a list, every application runs in these alone. Without one, a rule that names applications
+    /// lets plain ones run in none; a sealed one says itself in which it runs.
     pub environments: Vec<String>,
     /// "sha256:…" of executors; empty lets all of the image.
     pub executors: Vec<String>,
