@@ -155,7 +155,7 @@ check-plugins: build
 
 # NumPy and scikit-learn, ONNX Runtime, TensorFlow: environments from PyPI, and a job in each.
 check-environments: build
-	CLOISTER=$(bin)/cloister examples/environments/run
+	examples/environments/run
 
 check-vulnerabilities: $(bin)/tools/govulncheck
 	.ci/vulnerabilities $< $(VULNDB_VERSION)
