@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -38,9 +40,9 @@ type imageReport struct {
 	CommandLine  string            `json:"command_line"`
 	PCRs         map[string]string `json:"pcrs"`
 	CRC          string            `json:"crc32"`
-	// Signed says that there is a signature; this version does not look into it.
-	Signed   bool            `json:"signed"`
-	Sections []sectionReport `json:"sections"`
+	// Publisher is what the signing certificate, which PCR8 is taken over, says of itself.
+	Publisher string          `json:"publisher,omitempty"`
+	Sections  []sectionReport `json:"sections"`
 	// NotAttested can be changed without a PCR moving.
 	NotAttested notAttested `json:"not_attested"`
 }
@@ -112,12 +114,14 @@ func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageRepo
 			} else if json.Valid(text) {
 				r.NotAttested.Metadata = text
 			}
-		case eif.Signature:
-			r.Signed = true
-		case eif.Kernel, eif.Ramdisk:
+		case eif.Kernel, eif.Ramdisk, eif.Signature:
 		}
 	}
-	return r, nil
+	publisher, err := img.Signer(pcrs.PCR0)
+	if err == nil && publisher != nil {
+		r.PCRs["8"], r.Publisher = publisher.PCR8.String(), publisher.Certificate.Subject.String()
+	}
+	return r, err
 }
 
 func (a *app) printImage(r imageReport) {
@@ -131,12 +135,14 @@ func (a *app) printImage(r imageReport) {
 	for i, s := range r.Sections {
 		say(w, "section   %d: %s, %s at %d\n", i, s.Kind, bytesOf(s.Bytes), s.Offset)
 	}
-	for _, i := range []string{"0", "1", "2"} {
+	for _, i := range slices.Sorted(maps.Keys(r.PCRs)) {
 		say(w, "PCR%s      %s\n", i, r.PCRs[i])
 	}
 	say(w, "CRC-32    %s, as the file says\n", r.CRC)
-	if r.Signed {
-		say(w, "signature there is one, NOT LOOKED AT by this version: PCR8 is not known\n")
+	if r.Publisher != "" {
+		say(w, "signed    by whoever has the key of PCR8; the certificate says %s\n", printable(r.Publisher))
+	} else {
+		say(w, "signed    by nobody: there is no PCR8\n")
 	}
 	say(w, "asks for  %s and %d CPUs, NOT ATTESTED\n", bytesOf(int64(min(r.NotAttested.Memory, 1<<62))), r.NotAttested.CPUs)
 	if r.NotAttested.Metadata != nil {

@@ -30,6 +30,7 @@ func TestImageInspect(t *testing.T) {
 	}
 	for _, want := range []string{
 		"for       x86_64\n", "boots     quiet �[2J\n", "section   0: kernel, 6 bytes at 560\n", "PCR0      " + pcrs.PCR0.String() + "\n",
+		"signed    by nobody: there is no PCR8\n",
 		"asks for  1 GiB and 2 CPUs, NOT ATTESTED\n", `metadata  NOT ATTESTED: {"ImageName": "claims"}` + "\n",
 	} {
 		if !strings.Contains(out.String(), want) {

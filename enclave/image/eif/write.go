@@ -29,16 +29,22 @@ type Spec struct {
 	ARM bool
 	// Memory in bytes and CPUs are asked for by default.
 	Memory, CPUs uint64
+	// Sign, if it is set, makes the data of a last section, which vouches for the image: see [Sign].
+	Sign func(pcr0 PCR) ([]byte, error)
 }
 
 // Write writes an image, and measures it meanwhile. The parts are in the order of the file. What is written
 // depends on spec and parts alone. Memory does not depend on their size. An error leaves a part of an image.
 func Write(ctx context.Context, to io.WriteSeeker, spec Spec, parts []Part) (PCRs, error) {
-	if len(parts) > maxSections {
-		return PCRs{}, refuse("it would have %d sections; at most %d are allowed", len(parts), maxSections)
+	sections := len(parts)
+	if spec.Sign != nil {
+		sections++
+	}
+	if sections > maxSections {
+		return PCRs{}, refuse("it would have %d sections; at most %d are allowed", sections, maxSections)
 	}
 	w := &writer{ctx: ctx, to: to, measurer: newMeasurer(), at: headerSize}
-	h := header{Version: newest, Memory: spec.Memory, CPUs: spec.CPUs, Sections: uint16(len(parts))}
+	h := header{Version: newest, Memory: spec.Memory, CPUs: spec.CPUs, Sections: uint16(sections)}
 	if spec.ARM {
 		h.Flags = armFlag
 	}
@@ -51,6 +57,9 @@ func Write(ctx context.Context, to io.WriteSeeker, spec Spec, parts []Part) (PCR
 		}
 	}
 	pcrs := w.measurer.end()
+	if err == nil && spec.Sign != nil {
+		err = w.sign(&h, len(parts), pcrs.PCR0, spec.Sign)
+	}
 	if err == nil {
 		err = w.header(&h)
 	}
@@ -98,6 +107,15 @@ func (w *writer) part(h *header, i int, part Part) error {
 	}
 	w.at += sectionHeaderSize + w.size
 	return nil
+}
+
+// sign writes the last section. It is not measured.
+func (w *writer) sign(h *header, i int, pcr0 PCR, sign func(PCR) ([]byte, error)) error {
+	data, err := sign(pcr0)
+	if err != nil {
+		return err
+	}
+	return w.part(h, i, Bytes(Signature, data))
 }
 
 // Write takes data of the section under way.
