@@ -36,7 +36,7 @@ type operator struct {
 // allowed are the errors that a call may give: everything else is a fault of the runner's.
 var allowed = []error{
 	core.ErrInvalid, core.ErrConflict, core.ErrNotFound, core.ErrOrder, core.ErrOver, core.ErrClosed,
-	border.ErrNotCleared, queue.ErrNoRoom, context.Canceled,
+	border.ErrNotCleared, queue.ErrNoRoom, queue.ErrTooLarge, context.Canceled,
 }
 
 func (o *operator) check(err error) {

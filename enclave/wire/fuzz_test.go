@@ -32,7 +32,7 @@ func FuzzSubmit(f *testing.F) {
 		switch {
 		case errors.Is(err, core.ErrInvalid):
 			return
-		case !errors.Is(err, queue.ErrNoRoom):
+		case !errors.Is(err, queue.ErrTooLarge):
 			t.Fatalf("%v", err)
 		case s.ID == "" || len(s.ID) > 64 || strings.Trim(s.ID, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
 			t.Errorf("the id %q", s.ID)
@@ -79,7 +79,7 @@ func TestSeedsAreWhatTheySay(t *testing.T) {
 			continue
 		}
 		_, err = runner.Submit(core.Submission{ID: s.ID, Job: []byte(s.Job), Assets: s.Assets})
-		if errors.Is(err, queue.ErrNoRoom) {
+		if errors.Is(err, queue.ErrTooLarge) {
 			room++
 		} else if !errors.Is(err, core.ErrInvalid) {
 			t.Errorf("%s: %v", raw, err)
