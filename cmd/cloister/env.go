@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +22,7 @@ const aboutEnvBuild = `Build makes a dependency environment for Python: a folder
 environment. It is apart from the enclave's image, so that the image and its PCRs stay as they are; policies and
 receipts know it by its digest.
 
-The lock file pins every package, with its dependencies, by == and digests, as "uv pip compile --generate-hashes" and
+The lock file pins every package, with its dependencies, by == and digests, and holds nothing else: no options, addresses or paths, as "uv pip compile --generate-hashes" and
 "pip-compile --generate-hashes" write it. pip fetches the wheels, from the index that it is configured for or from a
 folder, and each is held against its digest. They are unpacked: nothing of them runs, and nothing is built from source.
 The same wheels make the same environment on every machine.`
@@ -119,11 +119,11 @@ func localPython(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", usage("say which the enclave has: --python 3.11", "this machine has no Python as a local enclave would: %v", err)
 	}
-	var major, minor int
-	if _, err := fmt.Sscanf(found.Version, "%d.%d", &major, &minor); err != nil {
-		return "", usage("say which the enclave has: --python 3.11", "%s is no version of Python", printable(found.Version))
+	version, ok := strings.CutPrefix(python.Runtime(found), "CPython ")
+	if !ok {
+		return "", usage("say which the enclave has: --python 3.11", "a local enclave has %s %s, and wheels are for CPython", printable(found.Name), printable(found.Version))
 	}
-	return fmt.Sprintf("%d.%d", major, minor), nil
+	return version, nil
 }
 
 func (a *app) inspectEnv(ctx context.Context, dir string) error {

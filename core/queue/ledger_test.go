@@ -203,6 +203,19 @@ func TestWhoWaitsIsServedInOrder(t *testing.T) {
 	}
 }
 
+// TestNoMoreThanSoManyWait: each who waits holds a connection.
+func TestNoMoreThanSoManyWait(t *testing.T) {
+	l := queue.NewLedger(1)
+	for i := range 1 + 64 { // one has room
+		if _, err := l.Reserve(queue.Need{Memory: 1}, true); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	if _, err := l.Reserve(queue.Need{Memory: 1}, true); !errors.Is(err, queue.ErrNoRoom) {
+		t.Errorf("one more: %v", err)
+	}
+}
+
 // TestWhatNeverFitsIsRefusedAtOnce, with the numbers.
 func TestWhatNeverFitsIsRefusedAtOnce(t *testing.T) {
 	l := queue.NewLedger(10)

@@ -35,10 +35,7 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 		return fmt.Errorf("boot: %w", err)
 	}
 	log := slog.New(slog.NewTextHandler(console, nil))
-	executors, err := host.New(host.Config{
-		Dir: filepath.Join(image.Dir, image.Executors), Rootfs: image.Root, Init: filepath.Join(image.Dir, image.Walls),
-		Together: p.Realm == attest.RealmAWS, // what a limit per process leaves open would be other owners' memory
-	})
+	executors, err := host.New(p.executors())
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
 	}
@@ -82,6 +79,15 @@ func Run(ctx context.Context, console io.Writer) (err error) {
 	defer func() { err = errors.Join(err, runner.Close()) }()
 	enclave := wire.Enclave{Version: image.Version, Realm: string(p.Realm), Partition: p.KMS.Partition, Executors: installed(executors)}
 	return serve(ctx, api.New(api.Config{Runner: runner, Enclave: enclave, NSM: nsm, Log: log}), console)
+}
+
+// executors is where the image has executors, and what their walls must have. In a Nitro Enclave a limit for
+// each process alone would leave other owners' jobs without memory.
+func (p *profile) executors() host.Config {
+	return host.Config{
+		Dir: filepath.Join(image.Dir, image.Executors), Rootfs: image.Root, Init: filepath.Join(image.Dir, image.Walls),
+		Together: p.Realm == attest.RealmAWS,
+	}
 }
 
 // serve listens on the socket, and says on the console that it does.

@@ -19,3 +19,9 @@ func ThisMachine() (memory int64, err error) {
 	m, err := readMachine()
 	return m.memory, err
 }
+
+// Together says whether executors need a memory cgroup under the profile at path.
+func Together(path string) (bool, error) {
+	p, err := readProfile(path)
+	return p.executors().Together, err
+}

@@ -154,3 +154,16 @@ func TestThisMachine(t *testing.T) {
 		t.Errorf("%d, %v", memory, err)
 	}
 }
+
+// In a Nitro Enclave no executor runs without a cgroup that holds the memory of all its processes.
+func TestAMemoryCgroupIsMandatoryInANitroEnclave(t *testing.T) {
+	for raw, want := range map[string]bool{good: false, production: true} {
+		path := filepath.Join(t.TempDir(), "profile.json")
+		if err := os.WriteFile(path, []byte(raw), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := boot.Together(path); err != nil || got != want {
+			t.Errorf("%s: %v, %v", raw, got, err)
+		}
+	}
+}

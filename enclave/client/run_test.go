@@ -122,6 +122,22 @@ func TestAConnectionThatBreaksOffIsMadeAgain(t *testing.T) {
 	}
 }
 
+// TestProgressOutOfOrder: a phase that is left out, or told twice, is not believed.
+func TestProgressOutOfOrder(t *testing.T) {
+	for _, number := range []string{"0", "2"} {
+		l := liar{handle: func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/phases") {
+				return false
+			}
+			_, _ = io.WriteString(w, `{"number": `+number+`, "phase": "done", "result": {"outcome": "succeeded"}}`+"\n")
+			return true
+		}}
+		if report, err := l.meet(t.Context(), t, newJob(t), nil); !errors.Is(err, client.ErrUnavailable) {
+			t.Errorf("%s: %+v, %v", number, report, err)
+		}
+	}
+}
+
 // TestLiar: whatever an enclave says, nothing lands that its record does not vouch for, and
 // nothing is left of what did not land.
 func TestLiar(t *testing.T) {

@@ -217,7 +217,9 @@ func tapped(t *testing.T, part string, see func(sandbox.Spec)) (*host.Host, <-ch
 	dir := t.TempDir()
 	hosttest.Install(t, dir, hosttest.Plugin{Name: "hostile", Version: "1", Executable: self, Args: []string{"plugin", part}})
 	started := make(chan struct{})
-	h, err := host.NewWith(config(dir), func(ctx context.Context, spec sandbox.Spec) (starter.Process, error) {
+	cfg := config(dir)
+	cfg.Together = true // nothing here has walls; the sandbox is told, and that is seen
+	h, err := host.NewWith(cfg, func(ctx context.Context, spec sandbox.Spec) (starter.Process, error) {
 		if see != nil {
 			see(spec)
 		}

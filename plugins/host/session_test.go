@@ -236,7 +236,7 @@ func TestI8_EnvironmentOfPluginIsFixed(t *testing.T) {
 	if spec.Stdin != nil || spec.Stderr != nil || spec.Owner != 1234 {
 		t.Errorf("stdin %v, stderr %v, owner %d", spec.Stdin, spec.Stderr, spec.Owner)
 	}
-	if want := (sandbox.Limits{Memory: 1 << 30, Processes: 256, OpenFiles: 1024, FileSize: 1 << 20, CPUs: 2}); spec.Limits != want {
+	if want := (sandbox.Limits{Memory: 1 << 30, Together: true, Processes: 256, OpenFiles: 1024, FileSize: 1 << 20, CPUs: 2}); spec.Limits != want {
 		t.Errorf("limits %+v, want %+v", spec.Limits, want)
 	}
 }

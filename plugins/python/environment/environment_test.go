@@ -268,6 +268,31 @@ func TestI6_AWheelWritesNowhereButIntoItsFolder(t *testing.T) {
 	}
 }
 
+// TestAWheelIsNoBomb: what it unpacks to is counted, whatever it says of itself.
+func TestAWheelIsNoBomb(t *testing.T) {
+	wheels := t.TempDir()
+	digest := wheel(t, wheels, "alpha", pure, nil, file{name: "zeros", content: strings.Repeat("\x00", 1<<20)})
+	path := filepath.Join(wheels, "alpha-1.0-"+pure+".whl")
+	for _, test := range []struct {
+		bytes int64
+		files int
+		want  string
+	}{
+		{2 << 20, 4, ""},
+		{1 << 20, 4, "the environment is over 1048576 bytes"}, // its metadata are beside the zeros
+		{2 << 20, 3, "the environment has more than 3 files"},
+	} {
+		err := environment.Unpack(t.Context(), filepath.Join(t.TempDir(), "env"), path, digest, test.bytes, test.files)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+	other := strings.Repeat("0", 64) // pip would have said so before
+	if err := environment.Unpack(t.Context(), filepath.Join(t.TempDir(), "env"), path, other, 2<<20, 4); err == nil || !strings.Contains(err.Error(), "its digest is none that the lock has") {
+		t.Errorf("another wheel: %v", err)
+	}
+}
+
 func TestBuildingCanBeCancelled(t *testing.T) {
 	wheels := t.TempDir()
 	a := wheel(t, wheels, "alpha", pure, nil)

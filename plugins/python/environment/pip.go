@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxSaid bounds what is kept of pip's messages.
@@ -40,6 +41,7 @@ func fetch(ctx context.Context, spec Spec, lines []string, into string) error {
 	said := &tail{limit: maxSaid}
 	cmd := exec.CommandContext(ctx, "python3", args...)
 	cmd.Stdout, cmd.Stderr = said, said
+	cmd.WaitDelay = time.Second // nothing that it leaves behind keeps us waiting
 	err := cmd.Run()
 	switch {
 	case err == nil:

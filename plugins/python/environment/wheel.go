@@ -19,14 +19,18 @@ import (
 
 // Bounds on one environment.
 const (
-	maxEntries = 500_000
-	maxBytes   = 64 << 30
-	maxPath    = 1024
+	maxFiles = 500_000
+	maxBytes = 64 << 30
+	maxPath  = 1024
 )
 
 // unpacker unpacks wheels into one folder.
 type unpacker struct {
-	root  *os.Root
+	root *os.Root
+	// maxBytes and maxFiles bound what is unpacked.
+	maxBytes int64
+	maxFiles int
+
 	buf   []byte
 	bytes int64
 	files int
@@ -41,7 +45,7 @@ func newUnpacker(dir string) (*unpacker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
-	return &unpacker{root: root, buf: make([]byte, 256<<10)}, nil
+	return &unpacker{root: root, maxBytes: maxBytes, maxFiles: maxFiles, buf: make([]byte, 256<<10)}, nil
 }
 
 func (u *unpacker) close() { _ = u.root.Close() }
@@ -119,8 +123,8 @@ func (u *unpacker) entry(entry *zip.File, data string) error {
 	if entry.Mode()&fs.ModeType != 0 {
 		return errors.New("it is no regular file")
 	}
-	if u.files++; u.files > maxEntries {
-		return fmt.Errorf("the environment has more than %d files", maxEntries)
+	if u.files++; u.files > u.maxFiles {
+		return fmt.Errorf("the environment has more than %d files", u.maxFiles)
 	}
 	if dir := path.Dir(name); dir != "." {
 		if err := u.root.MkdirAll(dir, 0o755); err != nil {
@@ -144,10 +148,10 @@ func (u *unpacker) entry(entry *zip.File, data string) error {
 		return err
 	}
 	err = to.Chmod(mode) // whatever the umask
-	n, copied := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{io.LimitReader(content, maxBytes-u.bytes+1)}, u.buf)
+	n, copied := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{io.LimitReader(content, u.maxBytes-u.bytes+1)}, u.buf)
 	u.bytes += n
-	if u.bytes > maxBytes {
-		copied = fmt.Errorf("the environment is over %d bytes", int64(maxBytes))
+	if u.bytes > u.maxBytes {
+		copied = fmt.Errorf("the environment is over %d bytes", u.maxBytes)
 	}
 	return errors.Join(err, copied, to.Close())
 }
