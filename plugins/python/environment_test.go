@@ -80,6 +80,7 @@ func TestAnEnvironmentOfAnotherRuntime(t *testing.T) {
 		"no digest":        strings.Replace(fitting, "[]", `[{"name": "a", "version": "1", "archive": "a.whl", "sha256": "AB"}]`, 1),
 		"a control":        strings.Replace(fitting, "any", `any\u001b`, 1),
 		"no JSON":          "python",
+		"a megabyte":       fitting + strings.Repeat(" ", 1<<20),
 		"none":             "",
 	} {
 		out, err := runIn(t, map[string]string{"main.py": "print('ran')"}, map[string]string{"environment.json": manifest, "site-packages/a.py": ""})
