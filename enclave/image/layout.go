@@ -32,6 +32,29 @@ const (
 	Roots        = "roots.pem" // under which the KMS of AWS proves to be that; a local image has none
 	Executors    = "executors"
 	Etc          = "etc"
+	// Modules are kernel modules, uncompressed, loaded in the order of their names ("00-virtio_mmio.ko"). An
+	// image whose kernel has everything built in has no such folder.
+	Modules = "modules"
+)
+
+// An image that boots is two ramdisks, which the kernel unpacks over one another: the first holds Init and
+// Dir, the second Root.
+const (
+	// Init is what the kernel starts: a symbolic link to the daemon.
+	Init = "/init"
+)
+
+// What an enclave and its parent meet at over AF_VSOCK.
+const (
+	// ParentCID is always 3 for an enclave (Nitro Enclaves user guide, "vsock").
+	ParentCID = 3
+	// APIPort is where the enclave listens, DoorPort where the proxy of its parent does.
+	APIPort  = 5005
+	DoorPort = 5006
+	// HeartbeatPort of the parent takes one byte, Heartbeat, from an enclave that came up, and sends it
+	// back (aws-nitro-enclaves-sdk-bootstrap, init.c).
+	HeartbeatPort = 9000
+	Heartbeat     = 0xB7
 )
 
 // Ready is the line on the console that says that the enclave answers.
