@@ -1,7 +1,8 @@
-// Package vsock owns the sockets between an enclave and its parent: today the Unix sockets that stand in
-// for AF_VSOCK where an enclave is a process of this machine.
+// Package vsock owns the sockets between an enclave and its parent: those of AF_VSOCK, and the Unix
+// sockets that stand in for them where an enclave is a process of this machine.
 //
-// It trusts the kernel for who is at the other end, and nothing that comes in.
+// It trusts the kernel for who is at the other end, and nothing that comes in. A CID says from which
+// machine a peer comes and is no proof of who it is.
 package vsock
 
 import (
@@ -41,32 +42,20 @@ func listenUnix(path string) (net.Listener, error) {
 		_ = l.Close()
 		return nil, err
 	}
-	return &own{l, os.Geteuid()}, nil
-}
-
-// own is a listener that admits one user.
-type own struct {
-	*net.UnixListener
-	user int
-}
-
-// Accept waits for the next peer that is admitted.
-func (o *own) Accept() (net.Conn, error) {
-	for {
-		conn, err := o.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if user, err := peer(conn); err == nil && user == o.user {
-			return conn, nil
-		}
-		_ = conn.Close() // it is told nothing
-	}
+	self := os.Geteuid()
+	return &admitting{l, func(conn net.Conn) bool {
+		user, err := peer(conn)
+		return err == nil && user == self
+	}}, nil
 }
 
 // peer is the user at the other end, as this process's user namespace knows it (unix(7), SO_PEERCRED).
-func peer(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
+func peer(conn net.Conn) (int, error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return -1, errors.New("no Unix socket")
+	}
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return -1, err
 	}

@@ -1,0 +1,11 @@
+package vsock
+
+import "net"
+
+// Admitting is the listener behind [ListenPort] and [ListenUnix].
+func Admitting(l net.Listener, admit func(net.Conn) bool) net.Listener { return &admitting{l, admit} }
+
+// Admissible is the rule of [ListenPort] that admit cannot change, Explain its words.
+func Admissible(own, peer uint32) bool { return admissible(own, peer) }
+
+func Explain(err error) error { return explain(err) }
