@@ -5,18 +5,19 @@ var (
 	ReadProfile  = readProfile
 	ParseProfile = parseProfile
 	ParseMemory  = parseMemory
+	Beat         = beat
 	EveryUser    = everyUser
 )
 
 // The rest of it.
 type Profile = profile
 
-const MaxProfile, ListenUnix = maxProfile, listenUnix
+const MaxProfile = maxProfile
 
-func ForJobs(memory int64) int64 { return machine{memory: memory}.forJobs() }
+func ForJobs(memory int64) int64 { return surroundings{memory: memory}.forJobs() }
 
 func ThisMachine() (memory int64, err error) {
-	m, err := readMachine()
+	m, err := (&profile{Listen: listenUnix}).readMachine()
 	return m.memory, err
 }
 

@@ -12,7 +12,8 @@ import (
 
 const (
 	good       = `{"realm":"local","listen":"unix","nsm":"socket","kms":{"partition":"cloister-dev","endpoint":"http://kms.cloister-dev.internal"}}`
-	production = `{"realm":"aws","listen":"unix","nsm":"device","kms":{"partition":"aws"}}`
+	production = `{"realm":"aws","listen":"vsock","nsm":"device","kms":{"partition":"aws"}}`
+	virtual    = `{"realm":"local","listen":"vsock","nsm":"device","kms":{"partition":"cloister-dev","endpoint":"http://kms.cloister-dev.internal"}}`
 )
 
 // with changes a profile in one place.
@@ -41,6 +42,10 @@ var profiles = []struct {
 	{"an empty realm", with(good, `"local"`, `""`), false},
 	{"another realm", with(good, `"local"`, `"test"`), false},
 	{"a realm in capitals", with(production, `"realm":"aws"`, `"realm":"AWS"`), false},
+	{"one for a virtual machine", virtual, true},
+	{"a virtual machine with an NSM on a socket", with(virtual, "device", "socket"), false},
+	{"a virtual machine in AWS's realm", with(virtual, `"realm":"local"`, `"realm":"aws"`), false},
+	{"AWS's realm on a Unix socket", with(production, "vsock", "unix"), false},
 	{"no listener", with(good, `"listen":"unix",`, ""), false},
 	{"an unknown listener", with(good, "unix", "tcp"), false},
 	{"no NSM", with(good, `"nsm":"socket",`, ""), false},
@@ -81,9 +86,15 @@ func TestI8_AProfileIsReadStrictly(t *testing.T) {
 	}
 }
 
-func TestTheProfileInDeployIsValid(t *testing.T) {
-	if _, err := boot.ReadProfile("../../deploy/local/profile.json"); err != nil {
-		t.Error(err)
+func TestTheProfilesInDeployAreValid(t *testing.T) {
+	files, err := filepath.Glob("../../deploy/*/*.json")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		if _, err := boot.ReadProfile(file); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
 
@@ -93,8 +104,8 @@ func FuzzProfile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		p, err := boot.ParseProfile(raw)
-		simulated := p.NSM == "socket" || p.KMS.Partition == "cloister-dev" || p.KMS.Endpoint != ""
-		if err == nil && (p.Listen != boot.ListenUnix || p.Realm == "aws" && simulated) || err != nil && p != (boot.Profile{}) {
+		simulated := p.Listen == "unix" || p.NSM == "socket" || p.KMS.Partition == "cloister-dev" || p.KMS.Endpoint != ""
+		if err == nil && (p.Listen != "unix" && p.Listen != "vsock" || p.Realm == "aws" && simulated) || err != nil && p != (boot.Profile{}) {
 			t.Errorf("%q: %+v, %v", raw, p, err)
 		}
 	})
@@ -114,7 +125,7 @@ func TestMemory(t *testing.T) {
 		{"negative", "MemTotal: -1 kB\n", -1},
 		{"too much", "MemTotal: 9223372036854775807 kB\n", -1},
 	} {
-		got, err := boot.ParseMemory(test.raw)
+		got, err := boot.ParseMemory(test.raw, "MemTotal")
 		if (err != nil) != (test.want < 0) || err == nil && got != test.want {
 			t.Errorf("%s: %d, %v", test.rule, got, err)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -56,11 +55,8 @@ const maxRoots = 1 << 20
 
 // openKMS makes what asks the KMS that the profile names, through the one door.
 func (p *profile) openKMS(nsm attest.Attester) (*keys.KMS, error) {
-	door := func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", image.Door)
-	}
 	cfg := keys.Config{
-		Attester: nsm, Dial: proxy.Dialer{Door: door}.DialContext,
+		Attester: nsm, Dial: proxy.Dialer{Door: p.door}.DialContext,
 		Partition: p.KMS.Partition, Endpoint: p.KMS.Endpoint,
 	}
 	if p.Realm == attest.RealmAWS {

@@ -1,0 +1,18 @@
+package machine
+
+// What the tests look at.
+var (
+	LoadModules    = loadModules
+	ApplySettings  = applySettings
+	Settings       = settings
+	CheckGenerator = checkGenerator
+)
+
+// Sweep is one look at what PID 1 has to reap; next is for the one after.
+func Sweep(before map[process]bool) (next map[process]bool, pids []int) {
+	next = reap(before)
+	for p := range next {
+		pids = append(pids, p.pid)
+	}
+	return next, pids
+}

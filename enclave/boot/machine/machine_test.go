@@ -1,0 +1,144 @@
+package machine_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/boot/machine"
+)
+
+func file(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAnImageWithoutModulesLoadsNone(t *testing.T) {
+	if err := machine.LoadModules(filepath.Join(t.TempDir(), "modules")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAModuleThatTheKernelRefusesIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	file(t, filepath.Join(dir, "00-first.ko"), "no module")
+	file(t, filepath.Join(dir, "01-second.ko"), "no module")
+	err := machine.LoadModules(dir)
+	if err == nil || !strings.Contains(err.Error(), "00-first.ko") || strings.Contains(err.Error(), "01-second.ko") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestI8_TheKernelsSettingsAreApplied(t *testing.T) {
+	dir := t.TempDir()
+	for name := range machine.Settings() {
+		file(t, filepath.Join(dir, name), "")
+	}
+	if err := machine.ApplySettings(dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"kernel/modules_disabled": "1", "kernel/kexec_load_disabled": "1", "debug/exception-trace": "0"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if err := machine.ApplySettings(t.TempDir()); err != nil {
+		t.Errorf("a kernel without them: %v", err)
+	}
+	full := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(full, "kernel/modules_disabled"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.ApplySettings(full); err == nil {
+		t.Error("a setting that cannot be written is passed over")
+	}
+}
+
+func TestTheGeneratorMustBeTheModules(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"nsm-hwrng\n": true, "nsm-hwrng": true,
+		"virtio_rng.0\n": false, "none\n": false, "": false, "nsm-hwrng-2\n": false, "tpm-rng-0": false,
+	} {
+		path := filepath.Join(t.TempDir(), "rng_current")
+		file(t, path, name)
+		if err := machine.CheckGenerator(path); (err == nil) != ok || err != nil && !errors.Is(err, machine.ErrGenerator) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if err := machine.CheckGenerator(filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Errorf("a kernel without hardware generators: %v", err)
+	}
+	if err := machine.CheckGenerator(t.TempDir()); err == nil {
+		t.Error("what cannot be read is passed over")
+	}
+}
+
+// silent is a module without entropy.
+type silent struct{ err error }
+
+func (s silent) Random(context.Context, []byte) error { return s.err }
+
+func TestI2_WithoutEntropyNothingBoots(t *testing.T) {
+	none := errors.New("no entropy")
+	if err := machine.Seed(t.Context(), silent{none}); !errors.Is(err, none) && !errors.Is(err, machine.ErrGenerator) {
+		t.Errorf("%v", err)
+	}
+}
+
+// ended starts a process that nobody waits for yet, and returns when it has ended.
+func ended(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func TestOrphansAreReapedTheSecondTimeThatTheyAreSeen(t *testing.T) {
+	orphan := ended(t)
+	first, pids := machine.Sweep(nil)
+	if !slices.Contains(pids, orphan.Process.Pid) {
+		t.Fatalf("%v holds no %d", pids, orphan.Process.Pid)
+	}
+	awaited := ended(t) // it ended between the two, and whoever waits for it is not there yet
+	_, pids = machine.Sweep(first)
+	if slices.Contains(pids, orphan.Process.Pid) || !slices.Contains(pids, awaited.Process.Pid) {
+		t.Errorf("%v", pids)
+	}
+	if err := unix.Kill(orphan.Process.Pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the orphan is still there: %v", err)
+	}
+	if err := awaited.Wait(); err != nil {
+		t.Errorf("somebody's own child was taken away: %v", err)
+	}
+	_ = orphan.Process.Release()
+}
+
+func TestAClockThatIsRightIsLeftAlone(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := machine.KeepClock(ctx, nil); err != nil {
+		t.Error(err)
+	}
+	if err := machine.SetClock(time.Now()); err != nil {
+		t.Errorf("a clock that is right: %v", err)
+	}
+}
