@@ -52,18 +52,21 @@ build: $(commands) $(modules) ## bin/cloister, bin/enclave, bin/library and bin/
 	@go run ./deploy/local/assemble library examples/policies $(bin)/examples $(raw)
 	@go run ./deploy/local/assemble enclave deploy/local $(image) $(bin)/rehearsal
 
+# What is measured carries nothing for debuggers: an image is in memory as a whole.
+measured := -ldflags='-s -w'
+
 # Go knows best what is out of date: these run every time, and do nothing slow if nothing changed.
 .PHONY: force
 $(bin)/cloister: force
 	@go build -o $@ ./cmd/cloister
 $(image)/cloisterd: force
-	@go build -o $@ ./cmd/cloisterd
+	@go build $(measured) -o $@ ./cmd/cloisterd
 $(image)/walls: force
-	@go build -o $@ ./cmd/cloister-walls
+	@go build $(measured) -o $@ ./cmd/cloister-walls
 $(image)/policy: force
-	@go build -o $@ ./cmd/cloister-policy
+	@go build $(measured) -o $@ ./cmd/cloister-policy
 $(image)/executors/cloister-executor: force
-	@go build -o $@ ./cmd/cloister-executor
+	@go build $(measured) -o $@ ./cmd/cloister-executor
 
 # A module without a build id is linked anew by every `go build`, so that make decides instead.
 guest := $(wildcard policies/abi/*.go policies/sdk/*.go) go.mod go.sum $(bin)/.go
