@@ -6,11 +6,12 @@ import (
 	"sync"
 )
 
-// usedPCR tells an enclave that ran an application from a fresh one. While it is unlocked it is in
+// UsedPCR tells an enclave that ran an application from a fresh one. While it is unlocked it is in
 // no attestation document, and the key policies of owners ask for its absence (docs/rationale.md,
 // "Why is PCR16 not clean at boot?").
+const UsedPCR = 16
+
 const (
-	usedPCR    = 16
 	usedMark   = "used"
 	lockedPCRs = 32
 )
@@ -78,7 +79,7 @@ func (b *boot) use(ctx context.Context) error {
 	if b.used {
 		return nil
 	}
-	if _, err := b.nsm.ExtendPCR(ctx, usedPCR, []byte(usedMark)); err != nil {
+	if _, err := b.nsm.ExtendPCR(ctx, UsedPCR, []byte(usedMark)); err != nil {
 		return fmt.Errorf("marking the enclave as used: %w", err)
 	}
 	if err := b.nsm.LockPCRs(ctx, lockedPCRs); err != nil {

@@ -312,6 +312,9 @@ var (
 	durationRE = regexp.MustCompile(durationPattern)
 )
 
+// ParseSize reads a size as a job file has it, "2GiB", in bytes. With a fault, which says what is wrong, comes a hint.
+func ParseSize(s string) (bytes int64, fault, hint string) { return parseSize(s) }
+
 func parseSize(s string) (bytes int64, fault, hint string) {
 	found := sizeRE.FindStringSubmatch(s)
 	if found == nil {

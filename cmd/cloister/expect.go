@@ -31,7 +31,7 @@ type expectation struct {
 
 func (f *expectFlags) add(c *cobra.Command) {
 	flags := c.Flags()
-	flags.StringVar(&f.enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: a simulated enclave, under your own development root")
+	flags.StringVar(&f.enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: its root and its PCRs")
 	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" for a simulated one`)
 	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's; for the realm local your own development root by default")
 	for i := range f.pcrs {
@@ -49,7 +49,7 @@ func (f *expectFlags) expected() (expectation, error) {
 		return e, usage(`the realms are "aws" and "local"`, "--realm: there is no realm %q", f.realm)
 	}
 	if f.enclave != "" {
-		return f.local()
+		return f.named()
 	}
 	expected := map[string]string{}
 	for i, value := range f.pcrs {
@@ -80,14 +80,26 @@ func (f *expectFlags) expected() (expectation, error) {
 	return e, nil
 }
 
-// local is what a simulated enclave of this machine's own image is known by.
-func (f *expectFlags) local() (expectation, error) {
-	e := expectation{realm: attest.RealmLocal, image: true}
+// named is what an enclave of that name is known by.
+func (f *expectFlags) named() (expectation, error) {
 	if f.root != "" || strings.Join(f.pcrs[:], "") != "" {
-		return e, usage("leave --root and --pcr0 … out, or --enclave", "--enclave %s says which root and PCRs are expected", f.enclave)
+		return expectation{}, usage("leave --root and --pcr0 … out, or --enclave", "--enclave %s says which root and PCRs are expected", f.enclave)
 	}
-	var err error
-	if e.pcrs, err = measureLocal(f.enclave); err != nil {
+	return expectationOf(f.enclave)
+}
+
+// expectationOf is what an enclave is known by: one for a command is of the image beside this command, and under
+// this user's root.
+func expectationOf(enclave string) (e expectation, err error) {
+	if !isBrief(enclave) {
+		s, err := findStanding(enclave)
+		if err != nil {
+			return e, err
+		}
+		return s.expectation()
+	}
+	e.realm, e.image = attest.RealmLocal, true
+	if e.pcrs, err = measureLocal(enclave); err != nil {
 		return e, err
 	}
 	e.root, err = developmentRoot()
@@ -103,20 +115,13 @@ func developmentRoot() (attest.Root, error) {
 	return home.CA().Root(), nil
 }
 
-// measureLocal measures the image of simulated enclaves, which is beside this command.
+// measureLocal measures the image of enclaves for one command, which is beside this command.
 func measureLocal(enclave string) (attest.PCRSet, error) {
 	beside, err := here()
 	if err != nil {
 		return nil, err
 	}
-	image, ok := imageOf(enclave, beside)
-	if !ok {
-		s, err := findStanding(enclave)
-		if err != nil {
-			return nil, err
-		}
-		return attest.ParsePCRSet(s.PCRs)
-	}
+	image, _ := imageOf(enclave, beside)
 	pcrs, err := devkit.Measure(image)
 	if err != nil {
 		return nil, &failure{status: statusUnavailable, message: err.Error(), hint: "make build makes the image of local enclaves"}

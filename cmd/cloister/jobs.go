@@ -192,7 +192,9 @@ func (a *app) results(ctx context.Context, id, receiptTo string) error {
 	if err := checkReceipt(job.Ticket, receiptTo); err != nil {
 		return err
 	}
-	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
+	if err := a.sayEnclave(job.Enclave); err != nil {
+		return err
+	}
 	show := a.newProgress()
 	report, err := c.Collect(ctx, job.Ticket, client.Observer{Phase: show.phase}, func(r *client.Report) error {
 		if receiptTo == "" || r.Receipt == nil {

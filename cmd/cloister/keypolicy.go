@@ -51,7 +51,7 @@ func (a *app) keyPolicyPrintCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.printKeyPolicy(spec, enclave, pcrs) },
 	}
 	flags := c.Flags()
-	flags.StringVar(&enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: the image and the partition of simulated enclaves")
+	flags.StringVar(&enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: its PCRs, and for a SIMULATED one the partition")
 	flags.StringVar(&spec.Partition, "partition", "aws", `the key's: "aws", "aws-cn", "aws-us-gov", or "cloister-dev" for the simulated KMS`)
 	flags.StringVar(&spec.Account, "account", "", "your account, 12 digits (required)")
 	flags.StringArrayVar(&spec.Users, "user", nil, "account, user or role of an operator whose enclaves may open what is sealed (required; can be repeated)")
@@ -75,9 +75,12 @@ func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[strin
 	}
 	switch {
 	case enclave != "" && len(given) == 0:
-		spec.Partition = keys.PartitionDev
-		if spec.PCRs, err = measureLocal(enclave); err != nil {
+		e, err := expectationOf(enclave)
+		if err != nil {
 			return err
+		}
+		if spec.PCRs = e.pcrs; e.realm == attest.RealmLocal {
+			spec.Partition = keys.PartitionDev
 		}
 	case enclave != "":
 		return usage("leave --pcr0 … out, or --enclave", "--enclave %s says which PCRs are trusted", enclave)

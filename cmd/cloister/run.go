@@ -107,34 +107,21 @@ func (a *app) withEnclave(ctx context.Context, file, receiptTo string, use func(
 	if err := checkReceipt(p, receiptTo); err != nil {
 		return err
 	}
-	if err := checkPartition(p); err != nil {
+	if err := a.checkPartition(p); err != nil {
 		return err
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	say(a.stderr, "SIMULATED enclave: a process on this machine, which protects nothing from its owner\n")
-	c, stop, err := a.open(ctx, beside)
+	if err := a.sayEnclave(a.enclave); err != nil {
+		return err
+	}
+	c, stop, err := a.open(ctx, beside, len(p.Sealed()) > 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	return use(c, p)
-}
-
-// open gives a client of the enclave that is named. stop ends an enclave that is for this command alone.
-func (a *app) open(ctx context.Context, beside string) (c *client.Client, stop func() error, err error) {
-	if image, ok := imageOf(a.enclave, beside); ok {
-		return startLocal(ctx, image)
-	}
-	s, err := findStanding(a.enclave)
-	if err != nil {
-		return nil, nil, err
-	}
-	if c, err = s.client(); err != nil {
-		return nil, nil, err
-	}
-	return c, func() error { c.Close(); return nil }, nil
 }
 
 // receiptChecker is a job that is to be sent, or was.
@@ -157,12 +144,24 @@ func checkReceipt(p receiptChecker, receiptTo string) error {
 	return nil
 }
 
-// checkPartition finds out before anything runs whether a local enclave can open what is sealed.
-func checkPartition(p *client.Package) error {
+// checkPartition finds out before anything runs whether the enclave can open what is sealed.
+func (a *app) checkPartition(p *client.Package) error {
+	simulated := true
+	if !isBrief(a.enclave) {
+		s, err := findStanding(a.enclave)
+		if err != nil {
+			return err
+		}
+		simulated = s.simulated()
+	}
 	for _, s := range p.Sealed() {
-		if !strings.HasPrefix(s.Key, "arn:"+keys.PartitionDev+":") {
-			return usage("a local enclave opens what is sealed under keys of cloister dev key; have a copy sealed for development",
+		switch dev := strings.HasPrefix(s.Key, "arn:"+keys.PartitionDev+":"); {
+		case simulated && !dev:
+			return usage("a SIMULATED enclave opens what is sealed under keys of cloister dev key; have a copy sealed for development",
 				"%s: it is sealed under %s, which answers genuine enclaves alone", s.Asset, printable(s.Key))
+		case !simulated && dev:
+			return usage("a genuine enclave opens what is sealed under keys of AWS; have it sealed under one",
+				"%s: it is sealed under %s, which answers SIMULATED enclaves alone", s.Asset, printable(s.Key))
 		}
 	}
 	return nil

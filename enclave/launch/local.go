@@ -24,6 +24,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/proxy"
+	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/plugins/sandbox"
 )
 
@@ -103,17 +104,15 @@ func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mou
 	return e, nil
 }
 
-// Dial opens a connection to the enclave. Its socket has no name outside of it.
-func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) { return DialPID(ctx, e.PID()) }
+// Dial opens a connection to the enclave.
+func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) { return e.Address().Dial(ctx) }
 
 // PID is the number of the enclave's first process on this machine.
 func (e *Enclave) PID() int { return e.process.Pid() }
 
-// DialPID is Dial for whoever knows that number alone. Who answers must prove to be the enclave that is
-// meant.
-func DialPID(ctx context.Context, pid int) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/root%s", pid, image.Socket))
+// Address is where other processes of this user dial it. Its socket has no name outside of the enclave.
+func (e *Enclave) Address() vsock.Address {
+	return vsock.UnixAddress(fmt.Sprintf("/proc/%d/root%s", e.PID(), image.Socket))
 }
 
 // Ended is closed when nothing of the enclave runs any more.

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/vsock"
+)
+
+// standing is an enclave that stays, as its keeper wrote it down.
+type standing struct {
+	Name    string `json:"name"`
+	Backend string `json:"backend"`
+	// Keeper is the process that started the enclave and ends it, Process the enclave's own on this machine.
+	Keeper  processID `json:"keeper"`
+	Process processID `json:"process"`
+	// Address is where the enclave is dialled.
+	Address vsock.Address `json:"address"`
+	// Root, PEM, vouches for a SIMULATED enclave; there is none for a genuine one. PCRs are those of its image.
+	Root    string            `json:"root,omitempty"`
+	PCRs    map[string]string `json:"pcrs"`
+	Started string            `json:"started"`
+	// Boots counts how often the keeper started it.
+	Boots int `json:"boots"`
+	// Fresh says that a job which needs a fresh enclave has this one started anew.
+	Fresh bool `json:"fresh,omitempty"`
+	// Debug says that whoever started it may read its console, and that no key is released to it.
+	Debug bool `json:"debug,omitempty"`
+}
+
+// simulated says whose word the enclave's documents are.
+func (s standing) simulated() bool { return s.Root != "" }
+
+func (s standing) realm() attest.Realm {
+	if s.simulated() {
+		return attest.RealmLocal
+	}
+	return attest.RealmAWS
+}
+
+// processID names a process for good: its number comes again, and its start with it does not (proc(5)).
+type processID struct {
+	PID   int    `json:"pid"`
+	Start string `json:"start"`
+}
+
+func identify(pid int) (processID, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return processID{}, err
+	}
+	// "PID (NAME) STATE …"; a name may contain brackets. The start is the 22nd field.
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" {
+		return processID{}, fs.ErrNotExist
+	}
+	return processID{pid, fields[19]}, nil
+}
+
+func (p processID) runs() bool {
+	now, err := identify(p.PID)
+	return err == nil && now == p
+}
+
+// stateDir is a folder of this user's state, made if it is missing.
+func stateDir(kind string) (string, error) {
+	home, err := devkit.DefaultHome()
+	if err != nil {
+		return "", usage("set XDG_STATE_HOME", "%v", err)
+	}
+	dir := filepath.Join(filepath.Dir(home), kind)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", usage("set XDG_STATE_HOME to a folder of yours", "%v", err)
+	}
+	return dir, nil
+}
+
+func standingFile(name string) (string, error) {
+	if !regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`).MatchString(name) || len(name) > 63 || isBrief(name) {
+		return "", usage(`choose lower-case words joined by hyphens; "local" and "rehearsal" are enclaves for one command`, "%q cannot be an enclave's name", name)
+	}
+	dir, err := stateDir("enclaves")
+	return filepath.Join(dir, name+".json"), err
+}
+
+// findStanding reads what is known of an enclave. One that is gone is none.
+func findStanding(name string) (standing, error) {
+	file, err := standingFile(name)
+	if err != nil {
+		return standing{}, err
+	}
+	raw, err := client.ReadBounded(file, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return standing{}, errors.Join(errEnded,
+			usage("cloister enclave start "+name+" starts one; cloister enclave list says which there are", "there is no enclave %q", name))
+	}
+	if err != nil {
+		return standing{}, err
+	}
+	var s standing
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return standing{}, usage("remove it", "%s: %v", file, err)
+	}
+	if !s.Keeper.runs() || !s.Process.runs() {
+		return standing{}, errors.Join(errEnded, &failure{
+			status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", name),
+			hint: "start it again: cloister enclave start " + name,
+		})
+	}
+	return s, nil
+}
+
+// errEnded: an enclave is not there, or not any more, and neither is any job in it.
+var errEnded = errors.New("the enclave has ended")
+
+// expectation is what the enclave is known by.
+func (s standing) expectation() (e expectation, err error) {
+	e.realm, e.image = s.realm(), true
+	if s.simulated() {
+		if e.root, err = attest.ParseRoot([]byte(s.Root)); err != nil {
+			return e, err
+		}
+	}
+	e.pcrs, err = attest.ParsePCRSet(s.PCRs)
+	return e, err
+}
+
+// client gives a client that trusts this enclave, and nothing else.
+func (s standing) client() (*client.Client, error) {
+	e, err := s.expectation()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(client.Config{
+		Dial: s.Address.Dial, Root: e.root, Realm: e.realm, PCRs: e.pcrs, Credentials: credentials, Now: time.Now,
+	})
+}
+
+// restart has the keeper start the enclave anew, and returns when it did.
+func (s standing) restart(ctx context.Context) error {
+	if err := unix.Kill(s.Keeper.PID, unix.SIGHUP); err != nil {
+		return fmt.Errorf("restarting %s: %w", s.Name, err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.Keeper.runs() {
+		if now, err := findStanding(s.Name); err == nil && now.Boots > s.Boots {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	file, err := standingFile(s.Name)
+	if err != nil {
+		return err
+	}
+	reason, _ := client.ReadBounded(besideFile(file, ".log"), 64<<10)
+	return &failure{
+		status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start again:\n%s", s.Name, strings.TrimSpace(string(reason))),
+		hint: "cloister enclave start " + s.Name + " starts one",
+	}
+}
