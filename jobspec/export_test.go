@@ -15,6 +15,9 @@ func Fields() []Field { return jobFile().rows("", false, nil) }
 // BundleFields walks the table of the bundle file.
 func BundleFields() []Field { return bundleFile().rows("", false, nil) }
 
+// RecipeFields walks the table of the image recipe.
+func RecipeFields() []Field { return recipeFile().rows("", false, nil) }
+
 func (s *shape) rows(here path, needed bool, out []Field) []Field {
 	if here != "" {
 		out = append(out, Field{string(here), s.words(), s.defaultWords(needed), s.doc})

@@ -1,9 +1,10 @@
-// Package jobspec owns the files that people write, the job file and the bundle file: their
+// Package jobspec owns the files that people write, the job file, the bundle file and the image recipe: their
 // shapes, their rules, and the digest of a job.
 //
 // An operator writes a [Job] as YAML. The enclave gets its [Canonical] form as JSON: the same
 // job without the places on the operator's disk. Policies judge the canonical job and receipts
-// name its digest, so two spellings of one job are one job. An owner writes a [Bundle].
+// name its digest, so two spellings of one job are one job. An owner writes a [Bundle], whoever builds
+// images a [Recipe].
 //
 // The package trusts nothing that it parses, opens no file that a job names, and imports no
 // other package of this module.

@@ -12,6 +12,9 @@ func Schema() []byte {
 // BundleSchema is the JSON Schema of the bundle file, as [Schema] is that of the job file.
 func BundleSchema() []byte { return bundleFile().document("Cloister bundle file") }
 
+// RecipeSchema is the JSON Schema of the image recipe, as [Schema] is that of the job file.
+func RecipeSchema() []byte { return recipeFile().document("Cloister image recipe") }
+
 // document is the shape as the schema of a whole file.
 func (s *shape) document(title string) []byte {
 	schema := s.schema()

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -23,13 +21,13 @@ What it asks for (memory, CPUs) and its metadata are not attested: whoever passe
 moves.`
 
 func (a *app) imageCommand() *cobra.Command {
-	group := &cobra.Command{Use: "image", Short: "Look at enclave images", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}
+	group := &cobra.Command{Use: "image", Short: "Build enclave images, and look at them", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}
 	inspect := &cobra.Command{
 		Use: "inspect FILE.eif", Short: "Print the sections and the PCRs of an enclave image", Long: aboutImageInspect,
 		Example: "  cloister image inspect cloister.eif\n  cloister image inspect cloister.eif --json | jq .pcrs", Args: takes("cloister image inspect FILE.eif", 1),
 		RunE: func(c *cobra.Command, args []string) error { return a.inspectImage(c.Context(), args[0]) },
 	}
-	group.AddCommand(inspect)
+	group.AddCommand(a.imageBuildCommand(), inspect)
 	return group
 }
 
@@ -135,9 +133,7 @@ func (a *app) printImage(r imageReport) {
 	for i, s := range r.Sections {
 		say(w, "section   %d: %s, %s at %d\n", i, s.Kind, bytesOf(s.Bytes), s.Offset)
 	}
-	for _, i := range slices.Sorted(maps.Keys(r.PCRs)) {
-		say(w, "PCR%s      %s\n", i, r.PCRs[i])
-	}
+	sayPCRs(w, r.PCRs)
 	say(w, "CRC-32    %s, as the file says\n", r.CRC)
 	if r.Publisher != "" {
 		say(w, "signed    by whoever has the key of PCR8; the certificate says %s\n", printable(r.Publisher))

@@ -147,7 +147,12 @@ func WriteAtomically(path string, data []byte) error {
 
 // StreamAtomically gives a file what write writes, whole, or leaves what is there as it is where
 // write returns an error. Errors of the file wrap [ErrLanding]; others are those of write.
-func StreamAtomically(path string, write func(io.Writer) error) (err error) {
+func StreamAtomically(path string, write func(io.Writer) error) error {
+	return SeekAtomically(path, func(w io.WriteSeeker) error { return write(w) })
+}
+
+// SeekAtomically is StreamAtomically for what is not written from front to back.
+func SeekAtomically(path string, write func(io.WriteSeeker) error) (err error) {
 	var l landing
 	defer func() { err = errors.Join(err, l.close()) }()
 	if err := l.folder(path); err != nil {
@@ -176,6 +181,10 @@ func (w landingWriter) Write(p []byte) (int, error) {
 		err = fmt.Errorf("%w: %s: %w", ErrLanding, w.file.Name(), err)
 	}
 	return n, err
+}
+
+func (w landingWriter) Seek(offset int64, whence int) (int64, error) {
+	return w.file.Seek(offset, whence)
 }
 
 // openTemp opens a new file for path's folder: without a name where the file system has such

@@ -138,6 +138,15 @@ func verify(data []byte, pcr0 PCR) (*Signer, error) {
 	return &Signer{PCR8: pcr8(certificate), Certificate: certificate}, nil
 }
 
+// PublisherPCR is PCR8 of what is signed under a certificate in PEM. Errors are an [*Error].
+func PublisherPCR(certificate []byte) (PCR, error) {
+	parsed, err := parseCertificate(certificate)
+	if err != nil {
+		return PCR{}, err
+	}
+	return pcr8(parsed), nil
+}
+
 func pcr8(certificate *x509.Certificate) PCR {
 	sum := sha512.Sum384(certificate.Raw)
 	return Extended(sum[:])

@@ -1,0 +1,169 @@
+// Package build makes an enclave image of what a recipe names.
+//
+// It owns what is where in an image's ramdisks, beside package image, which owns the paths. The first ramdisk
+// is what boots: the daemon as init, its walls, executors, modules and profile; the second is the root file
+// system of executors. What is written depends on the recipe and on the content of what it names alone: not on
+// where that is, when it was made, by whom, nor on the machine. It never runs what it packs.
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/image/ramdisk"
+	"github.com/cloister-run/cloister/enclave/image/rootfs"
+	"github.com/cloister-run/cloister/jobspec"
+)
+
+// Plan is a recipe with all that it names opened and looked at: an image that can be written. It is used by
+// one goroutine.
+type Plan struct {
+	recipe *jobspec.Recipe
+	dir    string
+	// kernel has kernelSize bytes and says that it is of version.
+	kernel     *os.File
+	kernelSize int64
+	version    string
+	// first and second are the ramdisks.
+	first, second []ramdisk.Entry
+
+	trees  []*rootfs.Tree
+	faults jobspec.Problems
+}
+
+// Open looks at everything that a recipe names, in the folder dir. The error is a [*jobspec.Problems] with
+// everything that is wrong, or ctx's. The caller closes the Plan.
+func Open(ctx context.Context, r *jobspec.Recipe, dir string) (_ *Plan, err error) {
+	p := &Plan{recipe: r, dir: dir}
+	defer func() {
+		if err != nil {
+			_ = p.Close() // everything was only read
+		}
+	}()
+	p.openKernel()
+	p.openRoot(ctx, p.openBoot(ctx))
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if len(p.faults) > 0 {
+		return nil, &p.faults
+	}
+	return p, nil
+}
+
+// Close gives back what was opened.
+func (p *Plan) Close() error {
+	var err error
+	if p.kernel != nil {
+		err = p.kernel.Close()
+	}
+	for _, t := range p.trees {
+		err = errors.Join(err, t.Close())
+	}
+	return err
+}
+
+// KernelVersion is what the kernel says that it is; it may be empty.
+func (p *Plan) KernelVersion() string { return p.version }
+
+// Write writes the image, and measures it meanwhile. sign, if not nil, vouches for it ([eif.Sign]). Memory
+// does not depend on how much content there is. An error leaves a part of an image.
+func (p *Plan) Write(ctx context.Context, to io.WriteSeeker, sign func(eif.PCR) ([]byte, error)) (eif.PCRs, error) {
+	metadata, err := p.metadata()
+	if err != nil {
+		return eif.PCRs{}, err
+	}
+	spec := eif.Spec{ARM: p.arm(), Memory: uint64(p.recipe.Memory), CPUs: uint64(p.recipe.CPUs), Sign: sign}
+	return eif.Write(ctx, to, spec, []eif.Part{
+		{Kind: eif.Kernel, Write: p.writeKernel},
+		eif.Bytes(eif.CommandLine, []byte(p.recipe.CommandLine)),
+		eif.Bytes(eif.Metadata, metadata), // where AWS's tools have it
+		p.ramdisk(ctx, p.first), p.ramdisk(ctx, p.second),
+	})
+}
+
+func (p *Plan) arm() bool { return p.recipe.Architecture == jobspec.ARM64 }
+
+func (p *Plan) writeKernel(w io.Writer) error {
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(p.kernel, 0, p.kernelSize), make([]byte, 1<<20))
+	if err == nil && n != p.kernelSize {
+		err = ramdisk.ErrChanged
+	}
+	return err
+}
+
+// ramdisk is a section. What is compressed carries no name and no time, and is the work of a library that
+// go.mod pins: that of Go may compress otherwise in its next version.
+func (p *Plan) ramdisk(ctx context.Context, entries []ramdisk.Entry) eif.Part {
+	return eif.Part{Kind: eif.Ramdisk, Write: func(w io.Writer) error {
+		if p.recipe.Compress != jobspec.Gzip {
+			return ramdisk.Write(ctx, w, entries)
+		}
+		z := gzip.NewWriter(w)
+		return errors.Join(ramdisk.Write(ctx, z, entries), z.Close())
+	}}
+}
+
+// metadata is in the shape that nitro-cli reads (aws-nitro-enclaves-image-format, defs, EifIdentityInfo). Times
+// have no place in an image that can be built again.
+func (p *Plan) metadata() ([]byte, error) {
+	type built struct {
+		BuildTime, BuildTool, BuildToolVersion, OperatingSystem, KernelVersion string
+	}
+	return json.Marshal(struct {
+		ImageName, ImageVersion    string
+		BuildMetadata              built
+		DockerInfo, CustomMetadata struct{}
+	}{
+		ImageName: p.recipe.Metadata.Name, ImageVersion: p.recipe.Metadata.Version,
+		BuildMetadata: built{"1970-01-01T00:00:00Z", "cloister", image.Version, "Linux", p.version},
+	})
+}
+
+// Input is a file or a folder that a recipe names.
+type Input struct {
+	// At is its place in the recipe, Name what stands there, Path the same for this process.
+	At, Name, Path string
+}
+
+// Inputs are all files and folders that the recipe names, in the order of the recipe.
+func (p *Plan) Inputs() []Input {
+	r := p.recipe
+	named := [][2]string{{"kernel.file", r.Kernel.File}, {"kernel.config", r.Kernel.Config}}
+	if r.Kernel.Modules != nil {
+		named = append(named, [2]string{"kernel.modules.from", r.Kernel.Modules.From})
+	}
+	named = append(named, [][2]string{
+		{"enclave", r.Enclave}, {"profile", r.Profile}, {"roots", r.Roots},
+		{"root.folder", r.Root.Folder}, {"root.tar", r.Root.Tar}, {"root.oci", r.Root.OCI},
+	}...)
+	var inputs []Input
+	for _, n := range named {
+		if n[1] != "" {
+			inputs = append(inputs, Input{At: n[0], Name: n[1], Path: p.resolve(n[1])})
+		}
+	}
+	return inputs
+}
+
+// resolve makes a path of the recipe one of this process.
+func (p *Plan) resolve(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(p.dir, path)
+}
+
+// report notes what is wrong with what stands at a path of the recipe.
+func (p *Plan) report(at, hint, format string, args ...any) {
+	p.faults = append(p.faults, p.recipe.Fault(at, fmt.Sprintf(format, args...), hint))
+}

@@ -1,0 +1,261 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/image"
+	"github.com/cloister-run/cloister/enclave/image/kernel"
+	"github.com/cloister-run/cloister/enclave/image/ramdisk"
+	"github.com/cloister-run/cloister/enclave/image/rootfs"
+)
+
+const (
+	// maxKernel is what a section of an image takes (package eif).
+	maxKernel = 1 << 30
+	// maxText bounds the profile and the certificates.
+	maxText = 1 << 20
+	// madeBy is the cure for a folder that is not what it should be.
+	madeBy = "make build fills bin/enclave"
+)
+
+// openFile opens a regular file that the recipe names; nil where it cannot, which is reported.
+func (p *Plan) openFile(at, name string, most int64) (*os.File, int64) {
+	f, err := os.OpenFile(p.resolve(name), os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO that nobody writes must not hold this up
+	if err != nil {
+		p.report(at, "", "%q: %v", name, errors.Unwrap(err))
+		return nil, 0
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil || !info.Mode().IsRegular():
+		p.report(at, "", "%q is no regular file", name)
+	case info.Size() > most:
+		p.report(at, "", "%q is over %d bytes", name, most)
+	default:
+		return f, info.Size()
+	}
+	_ = f.Close() // it was not even read
+	return nil, 0
+}
+
+func (p *Plan) openKernel() {
+	const at = "kernel.file"
+	name := p.recipe.Kernel.File
+	f, size := p.openFile(at, name, maxKernel)
+	if f == nil {
+		return
+	}
+	p.kernel, p.kernelSize = f, size
+	version, err := kernel.Check(f, size, p.arm())
+	if err != nil {
+		p.blame(at, name, err)
+	}
+	p.version = version
+}
+
+// blame reports an error of a package that read what the recipe names.
+func (p *Plan) blame(at, name string, err error) {
+	switch hinted, ofKernel := errors.AsType[*kernel.Error](err); {
+	case ofKernel:
+		p.report(at, hinted.Hint, "%q: %s", name, hinted.Reason)
+	default:
+		message := err.Error()
+		if wrong, ok := errors.AsType[*rootfs.Error](err); ok {
+			message = wrong.Reason
+		}
+		if wrong, ok := errors.AsType[*fs.PathError](err); ok {
+			message = fmt.Sprintf("%s: %v", wrong.Path, wrong.Err)
+		}
+		p.report(at, "", "%q: %s", name, message)
+	}
+}
+
+// read reads a small file that the recipe names; nil where it cannot, which is reported.
+func (p *Plan) read(at, name string) []byte {
+	f, _ := p.openFile(at, name, maxText)
+	if f == nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxText))
+	if err != nil {
+		p.blame(at, name, err)
+		return nil
+	}
+	return data
+}
+
+// folder looks at a folder that the recipe names; nil where it cannot, which is reported.
+func (p *Plan) folder(ctx context.Context, at, name string) *rootfs.Tree {
+	t, err := rootfs.Folder(ctx, p.resolve(name))
+	if err != nil {
+		p.blame(at, name, err)
+		return nil
+	}
+	p.trees = append(p.trees, t)
+	return t
+}
+
+// openBoot lays out the first ramdisk, and gives what the enclave's folder has for the executors' /etc.
+func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
+	r := p.recipe
+	t := p.folder(ctx, "enclave", r.Enclave)
+	if t == nil {
+		return nil
+	}
+	for _, e := range t.Entries("") {
+		if strings.HasPrefix(e.Name, image.Etc+"/") {
+			etc = append(etc, e)
+		}
+	}
+	put := func(at, name string, data []byte) {
+		if err := t.Put(name, content(data)); err != nil {
+			p.blame(at, r.Enclave, err)
+		}
+	}
+	if err := t.Remove(image.Etc); err != nil {
+		p.blame("enclave", r.Enclave, err)
+	}
+	if r.Profile != "" {
+		put("profile", image.Profile, p.read("profile", r.Profile))
+	}
+	if r.Roots != "" {
+		put("roots", image.Roots, p.readRoots())
+	}
+	for i, m := range p.readModules(ctx) {
+		put("kernel.modules.load", fmt.Sprintf("%s/%02d-%s.ko", image.Modules, i, m.Name), m.Data)
+	}
+	p.checkBoot(t)
+	p.first = layFirst(t)
+	return etc
+}
+
+func (p *Plan) readRoots() []byte {
+	data := p.read("roots", p.recipe.Roots)
+	if data != nil && !x509.NewCertPool().AppendCertsFromPEM(data) {
+		p.report("roots", "name certificates in PEM", "%q holds no certificate", p.recipe.Roots)
+	}
+	return data
+}
+
+func (p *Plan) readModules(ctx context.Context) []kernel.Module {
+	m := p.recipe.Kernel.Modules
+	if m == nil {
+		return nil
+	}
+	root, err := os.OpenRoot(p.resolve(m.From))
+	if err != nil {
+		p.blame("kernel.modules.from", m.From, err)
+		return nil
+	}
+	defer root.Close()
+	modules, err := kernel.Modules(ctx, root.FS(), m.Load)
+	switch {
+	case err != nil:
+		p.blame("kernel.modules.load", m.From, err)
+	case len(modules) > 100: // they are counted with two digits
+		p.report("kernel.modules.load", "load fewer", "%d modules would be loaded; 100 can be", len(modules))
+	}
+	return modules
+}
+
+// checkBoot says what an enclave would not start without, or not start.
+func (p *Plan) checkBoot(t *rootfs.Tree) {
+	const at = "enclave"
+	for _, name := range []string{image.Daemon, image.Walls, image.PolicyWorker} {
+		n := t.Find(name)
+		switch {
+		case n == nil || n.Kind != ramdisk.File:
+			p.report(at, madeBy, "%q holds no %s", p.recipe.Enclave, name)
+		case n.Mode&0o100 == 0:
+			p.report(at, "chmod +x", "%q: %s may not be executed", p.recipe.Enclave, name)
+		default:
+			if message := unfit(n, p.arm()); message != "" {
+				p.report(at, "build it with CGO_ENABLED=0 and the GOARCH of the image, as make build does", "%q: %s %s", p.recipe.Enclave, name, message)
+			}
+		}
+	}
+	if n := t.Find(image.Executors); n == nil || n.Kind != ramdisk.Folder {
+		p.report(at, madeBy, "%q holds no folder %s", p.recipe.Enclave, image.Executors)
+	}
+	switch n := t.Find(image.Profile); {
+	case n == nil || n.Kind != ramdisk.File:
+		p.report(at, "name one: profile: FILE", "%q holds no %s", p.recipe.Enclave, image.Profile)
+	case n.Size > maxText || !isJSON(n):
+		p.report(at, "docs/attestation.md says what is in one", "%s is not JSON", image.Profile)
+	}
+}
+
+func isJSON(n *ramdisk.Node) bool {
+	f, err := n.Open()
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	return err == nil && json.Valid(data)
+}
+
+// unfit says why an executable would not run where there is nothing but it.
+func unfit(n *ramdisk.Node, arm bool) string {
+	f, err := n.Open()
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	at, ok := f.(io.ReaderAt)
+	if !ok {
+		return "cannot be read"
+	}
+	binary, err := elf.NewFile(at)
+	if err != nil {
+		return "is no executable of Linux"
+	}
+	want := elf.EM_X86_64
+	if arm {
+		want = elf.EM_AARCH64
+	}
+	if binary.Machine != want {
+		return fmt.Sprintf("is for %s, and the image for %s", binary.Machine, want)
+	}
+	for _, program := range binary.Progs {
+		if program.Type == elf.PT_INTERP {
+			return "needs a dynamic loader, and there is none where it runs"
+		}
+	}
+	return ""
+}
+
+// openRoot lays out the second ramdisk: the root, and etc over its own.
+func (p *Plan) openRoot(ctx context.Context, etc []ramdisk.Entry) {
+	at, name := "root.folder", p.recipe.Root.Folder
+	t := p.folder(ctx, at, name)
+	if t == nil {
+		return
+	}
+	for _, e := range etc {
+		if err := t.Put(e.Name, e.Node); err != nil {
+			p.blame(at, name, err)
+			return
+		}
+	}
+	p.second = laySecond(t)
+}
+
+func content(data []byte) *ramdisk.Node {
+	return &ramdisk.Node{Kind: ramdisk.File, Mode: 0o644, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	}}
+}
