@@ -26,7 +26,7 @@ type keeper struct {
 }
 
 // serveEnclave is the keeper's process: it ends by SIGTERM, or when the enclave does, and starts the enclave
-// anew by SIGHUP.
+// anew by SIGUSR1.
 func (a *app) serveEnclave(ctx context.Context, name string, b *backend) (err error) {
 	file, err := standingFile(name)
 	if err != nil {
@@ -49,7 +49,7 @@ func (a *app) serveEnclave(ctx context.Context, name string, b *backend) (err er
 		return usage("cloister enclave stop "+name+" ends it", "the enclave %q runs already", name)
 	}
 	again := make(chan os.Signal, 1)
-	signal.Notify(again, unix.SIGHUP)
+	signal.Notify(again, unix.SIGUSR1)
 	defer signal.Stop(again)
 	k := &keeper{name: name, file: file, beside: beside, backend: b, ready: func() { say(a.stdout, "ready\n") }}
 	defer func() {

@@ -181,6 +181,9 @@ type runReport struct {
 // these channels.
 func (a *app) conclude(r *client.Report, asked []abi.Channel) error {
 	f := outcome(r.Result)
+	if f != nil && r.Result.Outcome == receipt.KeyRefused && a.enclave != "" && !isBrief(a.enclave) {
+		f.hint += "; cloister enclave restart " + a.enclave + " makes one that did not"
+	}
 	if f != nil && r.Result.Outcome == receipt.Failed {
 		for _, l := range r.Landed {
 			if l.Channel == abi.Stderr {

@@ -151,7 +151,7 @@ func (s standing) client() (*client.Client, error) {
 
 // restart has the keeper start the enclave anew, and returns when it did.
 func (s standing) restart(ctx context.Context) error {
-	if err := unix.Kill(s.Keeper.PID, unix.SIGHUP); err != nil {
+	if err := unix.Kill(s.Keeper.PID, unix.SIGUSR1); err != nil {
 		return fmt.Errorf("restarting %s: %w", s.Name, err)
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
