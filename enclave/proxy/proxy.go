@@ -6,15 +6,13 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -22,31 +20,54 @@ import (
 // Bounds of the proxy.
 const (
 	maxTunnels  = 64
+	maxAsking   = 64 // connections that are no tunnels yet; more wait to be accepted
 	maxHeader   = 4 << 10
 	opening     = 15 * time.Second // from the first byte of a request to the tunnel
-	maxAnswer   = 4 << 10          // of the proxy, before the tunnel
-	maxComplain = 120              // of its reason
+	idle        = 10 * time.Minute
+	maxAnswer   = 4 << 10 // of the proxy, before the tunnel
+	maxComplain = 120     // of its reason
+	maxPlace    = 80      // of what is logged
 )
 
-// Config configures [Serve]. Both fields are required.
+// Config configures [Serve].
 type Config struct {
-	// Dial reaches a place that is allowed.
+	// Dial reaches a place that is allowed. Required.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Allow lists them, "HOST:PORT" each.
+	// Allow lists them, "HOST:PORT" each. Required.
 	Allow []string
+	// Idle is how long a tunnel stays in which nothing moves; it may stay twice as long. Default: 10 minutes.
+	Idle time.Duration
+	// Log takes a line for each tunnel, and for each that was not made: where to, how it ended, how long it
+	// was open, and how many bytes went out of the enclave and in. Default: nothing is logged.
+	Log *slog.Logger
 }
 
 // Serve makes tunnels for whoever connects to the listener, which it closes, until ctx ends; then it
 // returns nil once every tunnel is shut.
 func Serve(ctx context.Context, listener net.Listener, cfg Config) error {
-	s := &server{cfg: cfg, ctx: ctx, room: make(chan struct{}, maxTunnels)}
-	srv := &http.Server{
-		Handler: s, ReadHeaderTimeout: opening, IdleTimeout: opening, MaxHeaderBytes: maxHeader,
-		DisableGeneralOptionsHandler: true, BaseContext: func(net.Listener) context.Context { return ctx },
+	return serve(ctx, listener, cfg, opening)
+}
+
+// serve is Serve with another patience for who asks.
+func serve(ctx context.Context, listener net.Listener, cfg Config, patience time.Duration) error {
+	if cfg.Idle == 0 {
+		cfg.Idle = idle
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &server{cfg: cfg, ctx: ctx, patience: patience, room: make(chan struct{}, maxTunnels)}
+	asking := &limited{Listener: listener, slots: make(chan struct{}, maxAsking), closed: ctx.Done()}
+	srv := &http.Server{
+		Handler: s, ReadHeaderTimeout: patience, WriteTimeout: 2 * patience, MaxHeaderBytes: maxHeader,
+		ConnState:                    asking.watch,
+		DisableGeneralOptionsHandler: true, BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // of who asks in no proper way
+	}
+	srv.SetKeepAlivesEnabled(false) // who was refused asks no more
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.Serve(listener)
+	err := srv.Serve(asking)
 	s.tunnels.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -55,16 +76,20 @@ func Serve(ctx context.Context, listener net.Listener, cfg Config) error {
 }
 
 type server struct {
-	cfg     Config
-	ctx     context.Context //nolint:containedctx // that of Serve, which ends every tunnel
-	tunnels sync.WaitGroup
-	room    chan struct{} // holds one for each tunnel
+	cfg      Config
+	ctx      context.Context //nolint:containedctx // that of Serve, which ends every tunnel
+	patience time.Duration
+	tunnels  sync.WaitGroup
+	room     chan struct{} // holds one for each tunnel
 }
 
 // ServeHTTP makes one tunnel.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.tunnels.Add(1)
 	defer s.tunnels.Done()
+	began := time.Now()
+	t := &tunnel{outcome: refused}
+	defer func() { s.log(r, t, time.Since(began)) }()
 	switch {
 	case r.Method != http.MethodConnect:
 		http.Error(w, "only CONNECT", http.StatusMethodNotAllowed)
@@ -77,10 +102,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case s.room <- struct{}{}:
 		defer func() { <-s.room }()
 	default:
+		t.outcome = full
 		http.Error(w, "too many tunnels", http.StatusServiceUnavailable)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), opening)
+	t.outcome = unreachable
+	ctx, cancel := context.WithTimeout(r.Context(), s.patience)
 	defer cancel()
 	far, err := s.cfg.Dial(ctx, "tcp", r.Host)
 	if err != nil {
@@ -94,98 +121,23 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer near.Close()
+	t.near, t.far, t.first = near, far, buffered.Reader
+	t.outcome = broken
 	if _, err := io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
 		return
 	}
 	if err := near.SetDeadline(time.Time{}); err != nil {
 		return
 	}
-	join(s.ctx, near, buffered.Reader, far)
+	t.join(s.ctx, s.cfg.Idle)
 }
 
-// join carries bytes both ways until both directions ended, or ctx did. first is what near sends, with
-// what was read of it already.
-func join(ctx context.Context, near net.Conn, first io.Reader, far net.Conn) {
-	defer context.AfterFunc(ctx, func() { _, _ = near.Close(), far.Close() })()
-	var out sync.WaitGroup
-	out.Go(func() { carry(far, first) })
-	carry(near, far)
-	out.Wait()
+// log writes down a tunnel. What was asked for is of the enclave's choosing.
+func (s *server) log(r *http.Request, t *tunnel, took time.Duration) {
+	place := r.Host
+	if len(place) > maxPlace {
+		place = place[:maxPlace] + "…"
+	}
+	s.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "tunnel", slog.String("place", place), slog.String("outcome", string(t.outcome)),
+		slog.Duration("duration", took), slog.Int64("sent", t.sent.Load()), slog.Int64("received", t.received.Load()))
 }
-
-// carry copies until the end of from, and passes that end on. Where it fails the other direction has no
-// use any more.
-func carry(to net.Conn, from io.Reader) {
-	_, err := io.Copy(to, from)
-	half, ok := to.(interface{ CloseWrite() error })
-	if err != nil || !ok || half.CloseWrite() != nil {
-		_ = to.Close()
-	}
-}
-
-// Dialer reaches the outside through the door.
-type Dialer struct {
-	// Door connects to the proxy. Required.
-	Door func(ctx context.Context) (net.Conn, error)
-}
-
-// DialContext connects to an address behind the proxy. The arguments are those of [net.Dialer.DialContext];
-// network is "tcp". ctx bounds the opening of the tunnel.
-func (d Dialer) DialContext(ctx context.Context, network, address string) (_ net.Conn, err error) {
-	if network != "tcp" {
-		return nil, fmt.Errorf("proxy: network %.20q: only tcp goes through the door", network)
-	}
-	conn, err := d.Door(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("proxy: the door out of the enclave: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	tunnel, err := open(conn, address)
-	if !stop() && err == nil {
-		err = ctx.Err() // the deadline may be in place by now
-	}
-	if err != nil {
-		_ = conn.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("proxy: reaching %.80q: %w", address, err)
-	}
-	return tunnel, nil
-}
-
-// open asks for the tunnel.
-func open(conn net.Conn, address string) (net.Conn, error) {
-	if strings.ContainsAny(address, "\r\n \x00") {
-		return nil, errors.New("no address")
-	}
-	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address); err != nil {
-		return nil, err
-	}
-	bounded := &io.LimitedReader{R: conn, N: maxAnswer}
-	r := bufio.NewReader(bounded)
-	answer, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		return nil, errors.New("the door gives no proper answer") // its words may be anything
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the door refuses: %d %.*q", answer.StatusCode, maxComplain, http.StatusText(answer.StatusCode))
-	}
-	if r.Buffered() == 0 {
-		return conn, nil
-	}
-	first, err := r.Peek(r.Buffered())
-	if err != nil {
-		return nil, err
-	}
-	return &ahead{conn, io.MultiReader(strings.NewReader(string(first)), conn)}, nil
-}
-
-// ahead is a connection of which something was read already.
-type ahead struct {
-	net.Conn
-	r io.Reader
-}
-
-func (a *ahead) Read(p []byte) (int, error) { return a.r.Read(p) }

@@ -44,7 +44,7 @@ func (p ports) Accept() (net.Conn, error) {
 // CloseWrite.
 //
 // Over AF_VSOCK a peer that is gone looks like one that has ended: what must not be cut short says itself
-// where it ends, as TLS and HTTP do.
+// how long it is, as HTTP does.
 func DialPort(ctx context.Context, cid, port uint32) (net.Conn, error) {
 	conn, err := vsock.DialContext(ctx, cid, port, nil)
 	if err != nil {
