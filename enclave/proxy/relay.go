@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
+
+// relayIdle is how long nothing may move between a command and an enclave: an answer may take as long as a job.
+const relayIdle = 24 * time.Hour
 
 // Relay carries whoever connects to the listener, which it closes, to where dial leads, until ctx ends; then it
 // returns nil once every connection is shut. It is how the commands of an operator reach an enclave whose
@@ -45,5 +49,5 @@ func relay(ctx context.Context, near net.Conn, dial func(context.Context) (net.C
 		return // near sees that nobody is there
 	}
 	defer far.Close()
-	join(ctx, near, near, far)
+	(&tunnel{near: near, far: far, first: near}).join(ctx, relayIdle)
 }
