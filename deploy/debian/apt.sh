@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the scripts of this folder share: packages of Debian, fetched by the machine's own apt with lists, state
 # and cache in a folder of the script's, so that no root is needed and nothing of the machine's is touched.
 # Sourced, never run.
@@ -36,32 +37,34 @@ debian_name() {
 triplet() { if [[ $1 == amd64 ]]; then echo x86_64-linux-gnu; else echo aarch64-linux-gnu; fi; }
 loader() { if [[ $1 == amd64 ]]; then echo usr/lib64/ld-linux-x86-64.so.2; else echo usr/lib/ld-linux-aarch64.so.1; fi; }
 
-# --- one folder of a cache: made beside its place and renamed, so that one which is there is whole ---
+# --- what a script makes: made beside its place and renamed, so that what is there is whole ---
 
-# begin CACHE NAME MIB: ends the script if CACHE/NAME is there. Otherwise sets final and part, an empty folder, having
-# looked whether there is that much room. Of two scripts that make the same folder, one waits for the other.
+# begin PLACE MIB LIST REQUEST: ends the script if PLACE is there and LIST, the packages that it was made from, is for
+# that request. Otherwise sets final and part, an empty folder, having looked whether there is that much room. Of two
+# scripts that make the same, one waits for the other.
 begin() {
-  mkdir -p "$1" || fail "$1 cannot be made" "name a folder that you may write to"
-  final=$(cd "$1" && pwd)/$2
+  local folder free
+  folder=$(dirname "$1") list=$3 request=$4
+  mkdir -p "$folder" || fail "$folder cannot be made" "name a folder that you may write to"
+  final=$(cd "$folder" && pwd)/$(basename "$1")
   [[ $final != *[\":\;\\]* ]] || fail "$final has a character that apt or ld.so cannot take" "name another folder"
-  part=${final%/*}/.$2.part
-  exec {lock}>"${final%/*}/.$2.lock" || fail "$1 cannot be written to" "name a folder that you may write to"
+  part=${final%/*}/.${final##*/}.part
+  exec {lock}>"${final%/*}/.${final##*/}.lock" || fail "$folder cannot be written to" "name a folder that you may write to"
   flock "$lock"
-  if [[ -e $final ]]; then
+  if [[ -e $final && -e $list && $(head -n 1 "$list") == "# $request" ]]; then
     say "$final is there already; remove it to fetch it again"
     exit 0
   fi
   rm -rf "$part"
   mkdir "$part"
   trap 'rm -rf "$part"' EXIT
-  local free
   free=$(($(df --output=avail -k "$part" | tail -n 1) / 1024))
-  ((free >= $3)) || fail "$1 has $free MiB of room, and this takes $3" "make room, or name another folder"
+  ((free >= $2)) || fail "$folder has $free MiB of room, and this takes $2" "make room, or name another folder"
 }
-# finish: what is in part becomes final.
+# finish FILE: what is in part becomes final.
 finish() {
-  rm -rf "$apt"
-  mv -T "$part" "$final"
+  rm -rf "$apt" "$final"
+  mv -T "$1" "$final"
   say "$final is ready"
 }
 
@@ -91,7 +94,8 @@ open_apt() {
       "run this on one of them, or in a container of theirs, and take the folder from there"
   done
   mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,sources}
-  : >"$apt/status" >"$log"
+  : >"$log"
+  : >"$apt/status"
   keys=$(keyring) || fail "the keys of Debian's archive are not on this machine" "apt-get install debian-archive-keyring"
   mirrors=$(own_mirrors)
   # The machine's own configuration is read for the last time.
@@ -168,6 +172,10 @@ because() {
   fail "$1" "$cure"
 }
 
+# pretend PACKAGE…: these count as installed. Maintainer scripts need them, and nothing runs these.
+pretend() {
+  printf 'Package: %s\nStatus: install ok installed\nArchitecture: all\nMulti-Arch: foreign\nVersion: 99:0\n\n' "$@" >>"$apt/status"
+}
 # fetch [-t SUITE] PACKAGE…: with all that they depend on, from that suite where it has them.
 fetch() {
   apt-get install -q -y --download-only "$@" >>"$log" 2>&1 || because "$* cannot be had"
@@ -180,9 +188,10 @@ fetch_alone() {
 needs() { apt-cache depends --important "$1" | sed -nE 's/^ *Depends: //p'; }
 # fetched: the packages that were fetched so far, one file a line.
 fetched() { find "$apt/cache/archives" -maxdepth 1 -name '*.deb' | LC_ALL=C sort; }
-# packages: the same as text: name, version, architecture and SHA-256 of each.
+# packages: the same as text: name, version, architecture and SHA-256 of each, below the request.
 packages() {
   local file
+  printf '# %s\n' "$request"
   while IFS= read -r file; do
     # shellcheck disable=SC2016 # dpkg-deb replaces it
     dpkg-deb --show --showformat '${Package} ${Version} ${Architecture} ' "$file"
@@ -194,7 +203,7 @@ unpack() {
   local file
   mkdir -p "$1"
   for file in "${@:2}"; do
-    dpkg-deb --fsys-tarfile "$file" | tar -x -f - -C "$1" --keep-directory-symlink --no-same-owner 2>>"$log" ||
+    dpkg-deb --fsys-tarfile "$file" | tar -x -p -f - -C "$1" --keep-directory-symlink --no-same-owner 2>>"$log" ||
       because "unpacking ${file##*/} does not work"
   done
 }
