@@ -27,7 +27,7 @@ func (a *app) imageCommand() *cobra.Command {
 		Example: "  cloister image inspect cloister.eif\n  cloister image inspect cloister.eif --json | jq .pcrs", Args: takes("cloister image inspect FILE.eif", 1),
 		RunE: func(c *cobra.Command, args []string) error { return a.inspectImage(c.Context(), args[0]) },
 	}
-	group.AddCommand(a.imageBuildCommand(), inspect)
+	group.AddCommand(a.imageBuildCommand(), inspect, a.imageDiffCommand(), a.imagePublishCommand(), a.imageVerifyCommand())
 	return group
 }
 
@@ -58,28 +58,42 @@ type notAttested struct {
 }
 
 func (a *app) inspectImage(ctx context.Context, file string) error {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO that nobody writes must not hold this up
+	f, size, err := openImage(file)
 	if err != nil {
-		return usage("name an enclave image", "%s: %v", file, errors.Unwrap(err))
+		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return usage("name an enclave image", "%s: is no regular file", file)
-	}
 	show := a.newProgress()
 	defer show.stop()
 	show.doing("measuring the image")
-	r, err := describeImage(ctx, f, info.Size())
-	if wrong, ok := errors.AsType[*eif.Error](err); ok {
-		return usage("it is cut, damaged or no enclave image; get it again from where it came", "%s: %s", file, printable(wrong.Reason))
-	}
+	r, err := describeImage(ctx, f, size)
 	if err != nil {
-		return err
+		return damagedImage(file, err)
 	}
 	show.stop()
 	a.printImage(r)
 	return nil
+}
+
+// openImage opens a file. The caller closes it.
+func openImage(file string) (*os.File, int64, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO that nobody writes must not hold this up
+	if err != nil {
+		return nil, 0, usage("name an enclave image", "%s: %v", file, errors.Unwrap(err))
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, 0, errors.Join(usage("name an enclave image", "%s: is no regular file", file), f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// damagedImage says of an image what is wrong with it; other errors stay as they are.
+func damagedImage(file string, err error) error {
+	if wrong, ok := errors.AsType[*eif.Error](err); ok {
+		return usage("it is cut, damaged or no enclave image; get it again from where it came", "%s: %s", file, printable(wrong.Reason))
+	}
+	return err
 }
 
 func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageReport, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/image/build"
 	"github.com/cloister-run/cloister/enclave/image/eif"
 	"github.com/cloister-run/cloister/enclave/image/ramdisk"
+	"github.com/cloister-run/cloister/enclave/image/rootfs"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -118,7 +119,11 @@ func openRecipe(ctx context.Context, file string) (*build.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return build.Open(ctx, recipe, filepath.Dir(file))
+	plan, err := build.Open(ctx, recipe, filepath.Dir(file))
+	if _, ok := errors.AsType[*jobspec.Problems](err); ok || err == nil {
+		return plan, err
+	}
+	return nil, imageFailure(ctx, file, err)
 }
 
 // checkImageOut keeps what is written from becoming a part of the next image, and from taking the place of what
@@ -132,6 +137,9 @@ func checkImageOut(recipe string, plan *build.Plan, outs ...string) error {
 			return usage(hint, "%s: is there, and is no regular file", out)
 		}
 		for _, in := range inputs {
+			if in.Path == "" {
+				continue
+			}
 			theirs, statErr := os.Stat(in.Path)
 			if err == nil && statErr == nil && os.SameFile(info, theirs) {
 				return usage(hint, "%s: is what the image is built from", out)
@@ -235,6 +243,9 @@ func imageFailure(ctx context.Context, file string, err error) error {
 	}
 	if errors.Is(err, client.ErrLanding) {
 		return &failure{status: statusUnavailable, message: err.Error(), hint: "nothing was written; make room, or name another place with -o"}
+	}
+	if errors.Is(err, rootfs.ErrUnavailable) {
+		return &failure{status: statusUnavailable, message: err.Error(), hint: "nothing was written; is the registry there, and are you logged in to it? docker login"}
 	}
 	if wrong, ok := errors.AsType[*ramdisk.Error](err); ok {
 		return usage("", "%s: %s", file, wrong.Reason)

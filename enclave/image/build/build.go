@@ -8,9 +8,11 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -24,6 +26,9 @@ import (
 	"github.com/cloister-run/cloister/jobspec"
 )
 
+// rootImage is the place of what is in a registry.
+const rootImage = "root.image"
+
 // Plan is a recipe with all that it names opened and looked at: an image that can be written. It is used by
 // one goroutine.
 type Plan struct {
@@ -36,28 +41,30 @@ type Plan struct {
 	// first and second are the ramdisks.
 	first, second []ramdisk.Entry
 
-	trees  []*rootfs.Tree
+	trees []*rootfs.Tree
+	// taken is what was taken of a folder, a tar or an image, by its place in the recipe.
+	taken  map[string][]ramdisk.Entry
 	faults jobspec.Problems
 }
 
 // Open looks at everything that a recipe names, in the folder dir. The error is a [*jobspec.Problems] with
-// everything that is wrong, or ctx's. The caller closes the Plan.
+// everything that is wrong, [rootfs.ErrUnavailable] where a registry is, or ctx's. The caller closes the Plan.
 func Open(ctx context.Context, r *jobspec.Recipe, dir string) (_ *Plan, err error) {
-	p := &Plan{recipe: r, dir: dir}
+	p := &Plan{recipe: r, dir: dir, taken: map[string][]ramdisk.Entry{}}
 	defer func() {
 		if err != nil {
 			_ = p.Close() // everything was only read
 		}
 	}()
 	p.openKernel()
-	p.openRoot(ctx, p.openBoot(ctx))
+	unavailable := p.openRoot(ctx, p.openBoot(ctx))
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	if len(p.faults) > 0 {
 		return nil, &p.faults
 	}
-	return p, nil
+	return p, unavailable
 }
 
 // Close gives back what was opened.
@@ -129,13 +136,47 @@ func (p *Plan) metadata() ([]byte, error) {
 	})
 }
 
-// Input is a file or a folder that a recipe names.
+// Input is something that a recipe names.
 type Input struct {
-	// At is its place in the recipe, Name what stands there, Path the same for this process.
+	// At is its place in the recipe, Name what stands there, Path the same for this process; what is in a
+	// registry has none.
 	At, Name, Path string
+
+	// entries are what was taken of a folder, a tar or an image; nil for a file.
+	entries []ramdisk.Entry
 }
 
-// Inputs are all files and folders that the recipe names, in the order of the recipe.
+// Digest is the SHA-256 and the size of a file; of everything else they are those of an archive with all that
+// was taken of it, as package ramdisk writes one.
+func (in Input) Digest(ctx context.Context) (sum []byte, bytes int64, err error) {
+	h := &counted{Hash: sha256.New()}
+	if in.entries != nil {
+		err = ramdisk.Write(ctx, h, in.entries)
+		return h.Sum(nil), h.n, err
+	}
+	f, err := os.Open(in.Path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	_, err = io.Copy(h, f) // its size was bounded when it was opened
+	return h.Sum(nil), h.n, err
+}
+
+type counted struct {
+	hash.Hash
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return c.Hash.Write(p)
+}
+
+// Recipe is what is built.
+func (p *Plan) Recipe() *jobspec.Recipe { return p.recipe }
+
+// Inputs are all that the recipe names, in the order of the recipe.
 func (p *Plan) Inputs() []Input {
 	r := p.recipe
 	named := [][2]string{{"kernel.file", r.Kernel.File}, {"kernel.config", r.Kernel.Config}}
@@ -144,13 +185,18 @@ func (p *Plan) Inputs() []Input {
 	}
 	named = append(named, [][2]string{
 		{"enclave", r.Enclave}, {"profile", r.Profile}, {"roots", r.Roots},
-		{"root.folder", r.Root.Folder}, {"root.tar", r.Root.Tar}, {"root.oci", r.Root.OCI},
+		{"root.folder", r.Root.Folder}, {"root.tar", r.Root.Tar}, {"root.oci", r.Root.OCI}, {rootImage, r.Root.Image},
 	}...)
 	var inputs []Input
 	for _, n := range named {
-		if n[1] != "" {
-			inputs = append(inputs, Input{At: n[0], Name: n[1], Path: p.resolve(n[1])})
+		if n[1] == "" {
+			continue
 		}
+		in := Input{At: n[0], Name: n[1], entries: p.taken[n[0]]}
+		if in.At != rootImage {
+			in.Path = p.resolve(in.Name)
+		}
+		inputs = append(inputs, in)
 	}
 	return inputs
 }

@@ -115,13 +115,14 @@ func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
 	if t == nil {
 		return nil
 	}
-	for _, e := range t.Entries("") {
+	p.taken["enclave"] = t.Entries("")
+	for _, e := range p.taken["enclave"] {
 		if strings.HasPrefix(e.Name, image.Etc+"/") {
 			etc = append(etc, e)
 		}
 	}
-	put := func(at, name string, data []byte) {
-		if err := t.Put(name, content(data)); err != nil {
+	put := func(at, name string, n *ramdisk.Node) {
+		if err := t.Put(name, n); err != nil {
 			p.blame(at, r.Enclave, err)
 		}
 	}
@@ -129,13 +130,15 @@ func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
 		p.blame("enclave", r.Enclave, err)
 	}
 	if r.Profile != "" {
-		put("profile", image.Profile, p.read("profile", r.Profile))
+		put("profile", image.Profile, content(p.read("profile", r.Profile)))
 	}
 	if r.Roots != "" {
-		put("roots", image.Roots, p.readRoots())
+		put("roots", image.Roots, content(p.readRoots()))
 	}
 	for i, m := range p.readModules(ctx) {
-		put("kernel.modules.load", fmt.Sprintf("%s/%02d-%s.ko", image.Modules, i, m.Name), m.Data)
+		e := ramdisk.Entry{Name: fmt.Sprintf("%02d-%s.ko", i, m.Name), Node: content(m.Data)}
+		p.taken["kernel.modules.from"] = append(p.taken["kernel.modules.from"], e)
+		put("kernel.modules.load", image.Modules+"/"+e.Name, e.Node)
 	}
 	p.checkBoot(t)
 	p.first = layFirst(t)
@@ -238,20 +241,52 @@ func unfit(n *ramdisk.Node, arm bool) string {
 	return ""
 }
 
-// openRoot lays out the second ramdisk: the root, and etc over its own.
-func (p *Plan) openRoot(ctx context.Context, etc []ramdisk.Entry) {
-	at, name := "root.folder", p.recipe.Root.Folder
-	t := p.folder(ctx, at, name)
-	if t == nil {
-		return
+// openRoot lays out the second ramdisk: the root, and etc over its own. It returns what is nobody's fault here.
+func (p *Plan) openRoot(ctx context.Context, etc []ramdisk.Entry) error {
+	at, name, t, err := p.source(ctx)
+	if errors.Is(err, rootfs.ErrUnavailable) {
+		return err
 	}
-	for _, e := range etc {
-		if err := t.Put(e.Name, e.Node); err != nil {
-			p.blame(at, name, err)
-			return
+	if err == nil {
+		p.trees, p.taken[at] = append(p.trees, t), t.Entries("")
+		for _, e := range etc {
+			err = errors.Join(err, t.Put(e.Name, e.Node))
 		}
 	}
+	if err != nil {
+		p.blame(at, name, err)
+		return nil
+	}
 	p.second = laySecond(t)
+	return nil
+}
+
+// source reads the root from where the recipe has it.
+func (p *Plan) source(ctx context.Context) (at, name string, t *rootfs.Tree, err error) {
+	arch := "amd64"
+	if p.arm() {
+		arch = "arm64"
+	}
+	r := p.recipe.Root
+	var image *rootfs.Image
+	switch {
+	case r.Folder != "":
+		at, name = "root.folder", r.Folder
+		t, err = rootfs.Folder(ctx, p.resolve(name))
+	case r.Tar != "":
+		at, name = "root.tar", r.Tar
+		t, err = rootfs.Tar(ctx, p.resolve(name))
+	case r.OCI != "":
+		at, name = "root.oci", r.OCI
+		image, err = rootfs.OCI(ctx, p.resolve(name), arch)
+	default:
+		at, name = rootImage, r.Image
+		image, err = rootfs.Pull(ctx, name, arch)
+	}
+	if image != nil {
+		t = image.Tree
+	}
+	return at, name, t, err
 }
 
 func content(data []byte) *ramdisk.Node {

@@ -85,7 +85,6 @@ func (w *walk) look(name string, info fs.FileInfo, to *node) error {
 	n.Mode = mode(n.Kind, info.Mode()&0o100 != 0, info.Mode()&fs.ModeSticky != 0)
 	switch n.Kind {
 	case ramdisk.Symlink:
-		n.Mode = 0o777
 		target, err := w.root.Readlink(name)
 		if err != nil {
 			return err

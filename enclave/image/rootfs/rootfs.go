@@ -1,4 +1,5 @@
-// Package rootfs reads what becomes a file system of an enclave image: a folder.
+// Package rootfs reads what becomes a file system of an enclave image: a folder, a tar, an image in
+// a folder or in a registry.
 //
 // It owns what is carried over and how: names byte for byte, content, symbolic and hard links, of modes
 // whether a file may be executed and whether a folder is sticky. Owners, times, attributes, setuid and the
@@ -8,6 +9,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -24,6 +26,8 @@ const (
 	maxEntries = ramdisk.MaxEntries - 1024
 	// maxBytes is what a section of an image takes (package eif).
 	maxBytes = 64 << 30
+	// maxPath leaves room for the folder that an image puts it into.
+	maxPath = ramdisk.MaxName - 64
 	// maxHops bounds the links on the way to a name (Linux, MAXSYMLINKS).
 	maxHops = 40
 )
@@ -35,6 +39,14 @@ func (e *Error) Error() string { return "rootfs: " + e.Reason }
 
 func refuse(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
 
+// ours is an error of a source that package ramdisk found.
+func ours(err error) error {
+	if wrong, ok := errors.AsType[*ramdisk.Error](err); ok {
+		return refuse("%s", wrong.Reason)
+	}
+	return err
+}
+
 // Tree is a file system whose content is read when it is written. It is used by one goroutine.
 type Tree struct {
 	top     *node
@@ -45,11 +57,12 @@ type Tree struct {
 	closes []io.Closer
 }
 
-// node is a name's: what it leads to, what is below it if that is a folder, and the layer that it is of.
+// node is a name's: what it leads to, what is below it if that is a folder, the layer that it is of, and how
+// long its path is, links followed.
 type node struct {
 	*ramdisk.Node
-	below map[string]*node
-	layer int
+	below         map[string]*node
+	layer, length int
 }
 
 func newTree() *Tree { return &Tree{top: &node{Node: folder(0o755), below: map[string]*node{}}} }
@@ -120,9 +133,13 @@ func (t *Tree) Put(name string, n *ramdisk.Node) error {
 
 func (t *Tree) put(dir *node, name string, n *ramdisk.Node) error {
 	if err := ramdisk.CheckName(name); err != nil {
-		return refuse("%s", err.(*ramdisk.Error).Reason) //nolint:errorlint,forcetypeassert // it is one, by contract
+		return ours(err)
 	}
 	base := path.Base(name)
+	length := dir.length + 1 + len(base)
+	if length > maxPath {
+		return refuse("%.64q…: a path of %d bytes, links followed; %d are allowed", name, length, maxPath)
+	}
 	old := dir.below[base]
 	if old != nil && old.below != nil && n.Kind == ramdisk.Folder {
 		old.Node, old.layer = n, t.layer
@@ -132,7 +149,7 @@ func (t *Tree) put(dir *node, name string, n *ramdisk.Node) error {
 	if t.entries++; t.entries > maxEntries {
 		return refuse("it holds more than %d files and folders", maxEntries)
 	}
-	child := &node{Node: n, layer: t.layer}
+	child := &node{Node: n, layer: t.layer, length: length}
 	if n.Kind == ramdisk.Folder {
 		child.below = map[string]*node{}
 	}
@@ -227,9 +244,11 @@ func (t *Tree) content(name string, size int64) error {
 	return nil
 }
 
-// mode is what is carried of the mode of a file or a folder.
+// mode is what is carried of a mode.
 func mode(k ramdisk.Kind, executable, sticky bool) uint32 {
 	switch {
+	case k == ramdisk.Symlink:
+		return 0o777
 	case k == ramdisk.Folder && sticky:
 		return 0o1777
 	case k == ramdisk.Folder || executable:
