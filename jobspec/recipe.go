@@ -146,7 +146,7 @@ func kernelShape(host func(string) *shape) *shape {
 		optional("config", host("The configuration that it was built with, by which the builder says what it lacks.")),
 		optional("modules", object("Kernel modules that are loaded first. They must be of this kernel.",
 			required("from", "name their folder: from: lib/modules/6.12.1",
-				host("A folder like `/lib/modules/VERSION`, with `modules.dep` and `modules.builtin`.")),
+				host("A folder like `/lib/modules/VERSION`.")),
 			required("load", "say which: load: [nsm]",
 				list("The modules to load. What they depend on is loaded before them; what the kernel has built in is left out.", maxModules,
 					text("A module's name.", modulePattern, maxName))))))

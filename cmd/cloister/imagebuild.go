@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -67,6 +68,8 @@ type buildReport struct {
 	// Kernel is the version that the kernel says.
 	Kernel string            `json:"kernel,omitempty"`
 	PCRs   map[string]string `json:"pcrs"`
+	// Warnings say what may keep it from running on EC2.
+	Warnings []string `json:"warnings"`
 }
 
 func (a *app) buildImage(ctx context.Context, b imageBuild) error {
@@ -88,7 +91,7 @@ func (a *app) buildImage(ctx context.Context, b imageBuild) error {
 	show := a.newProgress()
 	defer show.stop()
 	show.doing("writing and measuring the image")
-	r := buildReport{Path: b.out, Kernel: plan.KernelVersion()}
+	r := buildReport{Path: b.out, Kernel: plan.KernelVersion(), Warnings: append([]string{}, plan.Warnings(time.Now())...)}
 	err = client.SeekAtomically(b.out, func(w io.WriteSeeker) error {
 		pcrs, err := plan.Write(ctx, w, signer.sign())
 		if err != nil {
@@ -257,6 +260,9 @@ func (a *app) printBuilt(r buildReport) {
 	if a.json {
 		printJSON(a.stdout, r)
 		return
+	}
+	for _, w := range r.Warnings {
+		say(a.stderr, "cloister: warning: %s\n", indented(w))
 	}
 	say(a.stdout, "built     %s, %s\n", indented(r.Path), bytesOf(r.Bytes))
 	if r.Kernel != "" {

@@ -16,11 +16,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/image/kernel"
 	"github.com/cloister-run/cloister/enclave/image/ramdisk"
 	"github.com/cloister-run/cloister/enclave/image/rootfs"
 	"github.com/cloister-run/cloister/jobspec"
@@ -34,12 +36,16 @@ const rootImage = "root.image"
 type Plan struct {
 	recipe *jobspec.Recipe
 	dir    string
-	// kernel has kernelSize bytes and says that it is of version.
-	kernel     *os.File
+	// boots is the kernel, of kernelSize bytes, which says that it is of version.
+	boots      *os.File
 	kernelSize int64
 	version    string
 	// first and second are the ramdisks.
 	first, second []ramdisk.Entry
+
+	// config is what the kernel was built with; nil if that is not known.
+	config  kernel.Config
+	modules []string
 
 	trees []*rootfs.Tree
 	// taken is what was taken of a folder, a tar or an image, by its place in the recipe.
@@ -70,8 +76,8 @@ func Open(ctx context.Context, r *jobspec.Recipe, dir string) (_ *Plan, err erro
 // Close gives back what was opened.
 func (p *Plan) Close() error {
 	var err error
-	if p.kernel != nil {
-		err = p.kernel.Close()
+	if p.boots != nil {
+		err = p.boots.Close()
 	}
 	for _, t := range p.trees {
 		err = errors.Join(err, t.Close())
@@ -81,6 +87,19 @@ func (p *Plan) Close() error {
 
 // KernelVersion is what the kernel says that it is; it may be empty.
 func (p *Plan) KernelVersion() string { return p.version }
+
+// Warnings say what will keep the image from running on EC2, and what is old at the time now. They are no
+// reason not to build it: it may be for another hypervisor, and what is said of a kernel may be wrong.
+func (p *Plan) Warnings(now time.Time) []string {
+	var all []string
+	if ended := kernel.Ended(p.version, now); ended != "" {
+		all = append(all, ended)
+	}
+	if p.config == nil {
+		return append(all, "what the kernel was built with is not known, so nobody has looked whether it runs on EC2: name its configuration as kernel.config")
+	}
+	return append(all, p.config.Lacks(kernel.Use{ARM: p.arm(), Gzip: p.recipe.Compress == jobspec.Gzip, Modules: p.modules})...)
+}
 
 // Write writes the image, and measures it meanwhile. sign, if not nil, vouches for it ([eif.Sign]). Memory
 // does not depend on how much content there is. An error leaves a part of an image.
@@ -101,7 +120,7 @@ func (p *Plan) Write(ctx context.Context, to io.WriteSeeker, sign func(eif.PCR) 
 func (p *Plan) arm() bool { return p.recipe.Architecture == jobspec.ARM64 }
 
 func (p *Plan) writeKernel(w io.Writer) error {
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(p.kernel, 0, p.kernelSize), make([]byte, 1<<20))
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(p.boots, 0, p.kernelSize), make([]byte, 1<<20))
 	if err == nil && n != p.kernelSize {
 		err = ramdisk.ErrChanged
 	}

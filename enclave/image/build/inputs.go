@@ -57,12 +57,33 @@ func (p *Plan) openKernel() {
 	if f == nil {
 		return
 	}
-	p.kernel, p.kernelSize = f, size
+	p.boots, p.kernelSize = f, size
 	version, err := kernel.Check(f, size, p.arm())
 	if err != nil {
 		p.blame(at, name, err)
 	}
 	p.version = version
+	p.openConfig()
+}
+
+// openConfig reads what the kernel was built with, or finds it in the kernel.
+func (p *Plan) openConfig() {
+	const at = "kernel.config"
+	name := p.recipe.Kernel.Config
+	if name == "" {
+		p.config = kernel.Embedded(p.boots, p.kernelSize, p.arm())
+		return
+	}
+	f, _ := p.openFile(at, name, maxKernel)
+	if f == nil {
+		return
+	}
+	defer f.Close()
+	config, err := kernel.ParseConfig(f)
+	if err != nil {
+		p.blame(at, name, err)
+	}
+	p.config = config
 }
 
 // blame reports an error of a package that read what the recipe names.
@@ -139,6 +160,7 @@ func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
 		e := ramdisk.Entry{Name: fmt.Sprintf("%02d-%s.ko", i, m.Name), Node: content(m.Data)}
 		p.taken["kernel.modules.from"] = append(p.taken["kernel.modules.from"], e)
 		put("kernel.modules.load", image.Modules+"/"+e.Name, e.Node)
+		p.modules = append(p.modules, m.Name)
 	}
 	p.checkBoot(t)
 	p.first = layFirst(t)

@@ -5,12 +5,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -21,8 +21,9 @@ const (
 	// maxModule bounds a module, maxModules all of an image, in bytes once they are unpacked.
 	maxModule  = 64 << 20
 	maxModules = 256 << 20
-	// maxIndex bounds modules.dep and modules.builtin.
+	// maxIndex bounds modules.builtin, maxFound the files of a folder of modules.
 	maxIndex = 32 << 20
+	maxFound = 200_000
 )
 
 // Module is a kernel module, unpacked.
@@ -32,138 +33,145 @@ type Module struct {
 	Data []byte
 }
 
-// Modules reads the modules that are to be loaded, and those that they depend on, in the order in which they
-// can be loaded. dir is like /lib/modules/VERSION (kmod, modules.dep(5)); what modules.builtin lists is left
-// out. Errors are an [*Error], or those of dir.
+// Modules reads the modules that are to be loaded, and those that they say they depend on, in the order in which
+// they can be loaded. They are anywhere in dir, which is like /lib/modules/VERSION; what modules.builtin lists
+// there is left out. Errors are an [*Error], or those of dir.
 func Modules(ctx context.Context, dir fs.FS, load []string) ([]Module, error) {
-	index, err := readIndex(dir)
-	if err != nil {
+	s := &sorter{ctx: ctx, dir: dir, files: map[string][]string{}, builtin: map[string]bool{}, state: map[string]state{}}
+	if err := s.find(); err != nil {
 		return nil, err
 	}
-	s := &sorter{index: index, state: map[string]int{}}
 	for _, name := range load {
-		if err := s.want(name); err != nil {
+		if err := s.add(plain(name), ""); err != nil {
 			return nil, err
 		}
 	}
-	var modules []Module
-	var sum int
-	for _, file := range s.order {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		data, err := unpack(dir, file)
-		if err != nil {
-			return nil, err
-		}
-		if sum += len(data); sum > maxModules {
-			return nil, refuse("load fewer", "the modules are over %d MiB", maxModules>>20)
-		}
-		modules = append(modules, Module{Name: moduleOf(file), Data: data})
-	}
-	return modules, nil
+	return s.order, nil
 }
 
-// index is what a folder of modules says about itself.
-type index struct {
-	// files are the modules' files by name, needs what a file depends on.
-	files   map[string]string
-	needs   map[string][]string
-	builtin map[string]bool
-}
+// plain is a module's name as the kernel has it: hyphens and underscores are the same.
+func plain(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
-// moduleOf is the name of the module in a file: hyphens and underscores are the same to kmod.
+// moduleOf is the name of the module in a file; empty if there is none.
 func moduleOf(file string) string {
-	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	name, suffix, ok := strings.Cut(path.Base(file), ".ko")
+	if !ok || suffix != "" && suffix[0] != '.' {
+		return ""
+	}
 	return plain(name)
 }
 
-func plain(name string) string { return strings.ReplaceAll(name, "-", "_") }
-
-func readIndex(dir fs.FS) (*index, error) {
-	in := &index{files: map[string]string{}, needs: map[string][]string{}, builtin: map[string]bool{}}
-	err := lines(dir, "modules.dep", func(n int, line string) error {
-		file, needs, ok := strings.Cut(line, ":")
-		if !ok || !fs.ValidPath(file) {
-			return refuse("run depmod", "modules.dep:%d: no line of it", n)
-		}
-		in.files[moduleOf(file)] = file
-		in.needs[file] = strings.Fields(needs)
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refuse("name the folder of one version, as /lib/modules/6.12.1", "there is no modules.dep in the folder of modules")
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = lines(dir, "modules.builtin", func(_ int, line string) error {
-		in.builtin[moduleOf(line)] = true
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) { // a kernel without it has all that is asked for as modules, or the image is refused
-		err = nil
-	}
-	return in, err
+// sorter puts modules behind what they depend on.
+type sorter struct {
+	ctx context.Context
+	dir fs.FS
+	// files are those with a module, by its name.
+	files   map[string][]string
+	builtin map[string]bool
+	state   map[string]state
+	order   []Module
+	bytes   int
 }
 
-func lines(dir fs.FS, name string, use func(n int, line string) error) error {
-	f, err := dir.Open(name)
+// state is how far a module is.
+type state int
+
+const (
+	adding state = iota + 1
+	added
+)
+
+func (s *sorter) find() error {
+	found := 0
+	err := fs.WalkDir(s.dir, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if found++; found > maxFound {
+			return refuse("name the folder of one version, as /lib/modules/6.12.1", "the folder of modules holds more than %d files", maxFound)
+		}
+		if module := moduleOf(name); module != "" && entry.Type().IsRegular() {
+			s.files[module] = append(s.files[module], name)
+		}
+		return context.Cause(s.ctx)
+	})
+	if err != nil {
+		return err
+	}
+	f, err := s.dir.Open("modules.builtin")
+	if errors.Is(err, fs.ErrNotExist) { // then all that is asked for must be there
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	scanner := bufio.NewScanner(io.LimitReader(f, maxIndex))
-	scanner.Buffer(nil, 1<<20)
-	for n := 1; scanner.Scan(); n++ {
-		if line := strings.TrimSpace(scanner.Text()); line != "" {
-			if err := use(n, line); err != nil {
-				return err
-			}
-		}
+	for scanner.Scan() {
+		s.builtin[moduleOf(scanner.Text())] = true
 	}
 	return scanner.Err()
 }
 
-// sorter puts modules behind what they depend on.
-type sorter struct {
-	index *index
-	order []string
-	// state is 1 for a file that is being looked at, 2 for one that is in order.
-	state map[string]int
-}
-
-func (s *sorter) want(name string) error {
-	file, ok := s.index.files[plain(name)]
+// add puts a module in order, which the module by needs; empty if it was asked for.
+func (s *sorter) add(name, by string) error {
+	files := s.files[name]
 	switch {
-	case ok:
-		return s.add(file)
-	case s.index.builtin[plain(name)]:
+	case s.state[name] == added:
 		return nil
-	}
-	return refuse("take a kernel that has it, or leave it out", "the kernel has no module %q, and has it not built in", name)
-}
-
-func (s *sorter) add(file string) error {
-	switch s.state[file] {
-	case 1:
-		return refuse("run depmod", "modules.dep: %q depends on itself", file)
-	case 2:
+	case s.state[name] == adding:
+		return refuse("", "module %q depends on itself", name)
+	case len(files) == 0 && s.builtin[name]:
 		return nil
+	case len(files) == 0 && by != "":
+		return refuse("take all modules of the kernel", "there is no module %q, which %q depends on, and the kernel has it not built in", name, by)
+	case len(files) == 0:
+		return refuse("take a kernel that has it, or leave it out", "there is no module %q, and the kernel has it not built in", name)
+	case len(files) > 1:
+		return refuse("remove all but one", "module %q is there more than once: %s", name, strings.Join(files, ", "))
 	}
-	needs, ok := s.index.needs[file]
-	if !ok {
-		return refuse("run depmod", "modules.dep does not list %q, which others depend on", file)
+	s.state[name] = adding
+	data, err := unpack(s.dir, files[0])
+	if err != nil {
+		return err
 	}
-	s.state[file] = 1
-	for _, needed := range slices.Backward(needs) { // the last is what all others need
-		if err := s.add(needed); err != nil {
+	if s.bytes += len(data); s.bytes > maxModules {
+		return refuse("load fewer", "the modules are over %d MiB", maxModules>>20)
+	}
+	needs, err := depends(data)
+	if err != nil {
+		return refuse("get it again from where it came", "%s: %v", files[0], err)
+	}
+	for _, needed := range needs {
+		if err := s.add(plain(needed), name); err != nil {
 			return err
 		}
 	}
-	s.state[file] = 2
-	s.order = append(s.order, file)
+	s.state[name] = added
+	s.order = append(s.order, Module{Name: name, Data: data})
 	return nil
+}
+
+// depends are the names of the modules that a module says it needs (scripts/mod/modpost.c, add_depends).
+func depends(data []byte) ([]string, error) {
+	binary, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	section := binary.Section(".modinfo")
+	if section == nil {
+		return nil, errors.New("it has no .modinfo")
+	}
+	info, err := section.Data()
+	if err != nil {
+		return nil, err
+	}
+	for field := range bytes.SplitSeq(info, []byte{0}) {
+		if names, ok := bytes.CutPrefix(field, []byte("depends=")); ok && len(names) > 0 {
+			return strings.Split(string(names), ","), nil
+		}
+	}
+	return nil, nil
 }
 
 // unpack reads a module, which the kernel of an image has to take as it is.
