@@ -31,7 +31,7 @@ type backend struct {
 	debug       bool
 	qemu        string
 	nitroCLI    string
-	region      string
+	regions     []string
 }
 
 func (b *backend) add(c *cobra.Command) {
@@ -44,16 +44,19 @@ func (b *backend) add(c *cobra.Command) {
 	flags.BoolVar(&b.debug, "debug", false, "let cloister enclave console show its console; its PCRs are all zero then, and no key is released to it")
 	flags.StringVar(&b.qemu, "qemu", "", "the command that is QEMU 11.1 or later [CLOISTER_QEMU, or qemu-system-x86_64]; deploy/debian/qemu fetches one")
 	flags.StringVar(&b.nitroCLI, "nitro-cli", "nitro-cli", "the command that is nitro-cli")
-	flags.StringVar(&b.region, "region", "", "the AWS region whose KMS a Nitro Enclave may reach [that of your AWS configuration]")
+	flags.StringArrayVar(&b.regions, "region", nil, "an AWS region whose KMS a Nitro Enclave may reach (can be repeated) [that of your AWS configuration]")
 }
 
 // args are the flags again, for the keeper.
 func (b *backend) args() []string {
-	return []string{
+	args := []string{
 		"--backend", b.name, "--image", b.image, "--cpus", strconv.Itoa(b.cpus), "--memory", b.memory, "--qemu", b.qemu,
-		"--nitro-cli", b.nitroCLI, "--region", b.region,
-		"--fresh=" + strconv.FormatBool(b.fresh), "--debug=" + strconv.FormatBool(b.debug),
+		"--nitro-cli", b.nitroCLI, "--fresh=" + strconv.FormatBool(b.fresh), "--debug=" + strconv.FormatBool(b.debug),
 	}
+	for _, region := range b.regions {
+		args = append(args, "--region", region)
+	}
+	return args
 }
 
 // check finds what is wrong with the flags, and makes paths independent of the folder.
@@ -119,6 +122,8 @@ func (b *backend) start(ctx context.Context, beside string) (kept, error) {
 	switch b.name {
 	case backendLocal:
 		return simulate(ctx, filepath.Join(beside, "enclave"))
+	case backendNitro:
+		return b.startNitro(ctx)
 	default:
 		return nil, fmt.Errorf("the backend %s", b.name)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/aws"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/plugins/sandbox"
@@ -40,6 +41,9 @@ func asFailure(ctx context.Context, err error) *failure {
 	if missing, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
 		return &failure{status: statusUnavailable, message: missing.Error(), hint: missing.Cure}
 	}
+	if said, ok := errors.AsType[*nitro.Error](err); ok {
+		return &failure{status: statusUnavailable, message: err.Error(), hint: said.Cure}
+	}
 	if violation, ok := errors.AsType[*attest.Violation](err); ok {
 		return &failure{status: statusAttestation, message: err.Error(), hint: broken(violation, "do not use this enclave; nothing was written").hint}
 	}
@@ -54,6 +58,12 @@ func asFailure(ctx context.Context, err error) *failure {
 		f.status, f.hint = statusUsage, "nothing ran; leave what the job names alone while it is sent"
 	case errors.Is(err, client.ErrMismatch):
 		f.hint = "do not use this enclave; nothing was written"
+	case errors.Is(err, nitro.ErrConfig), errors.Is(err, nitro.ErrImage):
+		f.status, f.hint = statusUsage, "nothing was started; cloister enclave start --help says what is needed"
+	case errors.Is(err, nitro.ErrDebug), errors.Is(err, nitro.ErrMismatch):
+		f.status, f.hint = statusAttestation, "the enclave was ended; see that nobody changes the image while it is started"
+	case errors.Is(err, nitro.ErrDoor):
+		f.hint = "one parent instance serves one enclave at a time: cloister enclave list says which runs"
 	case errors.Is(err, launch.ErrStart):
 		f.hint = "cloister doctor says what this machine lacks"
 	case errors.Is(err, client.ErrUnavailable):

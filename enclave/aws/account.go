@@ -81,6 +81,9 @@ func Load(ctx context.Context, o Options) (*Account, error) {
 	return a, nil
 }
 
+// Region is that of the configuration; empty where it names none.
+func (a *Account) Region() string { return a.config.Region }
+
 // DevKMS is the URL of the simulated KMS: AWS_ENDPOINT_URL_KMS, else AWS_ENDPOINT_URL, else
 // [DevEndpoint].
 func DevKMS() (string, error) {

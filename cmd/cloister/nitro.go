@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"os"
+
+	"github.com/cloister-run/cloister/enclave/aws"
+	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
+)
+
+// genuine is a Nitro Enclave as its keeper has it.
+type genuine struct{ *nitro.Enclave }
+
+var _ kept = genuine{}
+
+// RootPEM is nothing: AWS's root vouches for it.
+func (genuine) RootPEM() []byte { return nil }
+
+// PID is none of this user's.
+func (genuine) PID() int { return 0 }
+
+// startNitro has nitro-cli start an enclave.
+func (b *backend) startNitro(ctx context.Context) (kept, error) {
+	regions := b.regions
+	if len(regions) == 0 {
+		account, err := aws.Load(ctx, aws.Options{Partition: "aws"})
+		if err != nil {
+			return nil, err
+		}
+		if account.Region() == "" {
+			return nil, usage("name the region of the owners' keys: --region eu-central-1", "no AWS region is configured")
+		}
+		regions = []string{account.Region()}
+	}
+	cpus, memory, err := b.resources()
+	if err != nil {
+		return nil, err
+	}
+	e, err := nitro.Start(ctx, nitro.Config{
+		Path: b.nitroCLI, Image: b.image, CPUs: cpus, Memory: int((memory + 1<<20 - 1) >> 20), Regions: regions, Debug: b.debug,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), // which is the keeper's log
+	})
+	if err != nil {
+		return nil, err
+	}
+	return genuine{e}, nil
+}
+
+// resources are those that were asked for, or else those that the image asks for.
+func (b *backend) resources() (cpus int, memory int64, err error) {
+	cpus = b.cpus
+	if memory, err = b.bytes(); err != nil || cpus != 0 && memory != 0 {
+		return cpus, memory, err
+	}
+	f, err := os.Open(b.image)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	img, err := eif.Read(f, info.Size())
+	if wrong, ok := errors.AsType[*eif.Error](err); ok {
+		return 0, 0, usage("it is cut, damaged or no enclave image; get it again from where it came", "%s: %s", b.image, printable(wrong.Reason))
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	if cpus == 0 {
+		cpus = int(min(img.CPUs, math.MaxInt32))
+	}
+	if memory == 0 {
+		memory = int64(min(img.Memory, math.MaxInt64))
+	}
+	return cpus, memory, nil
+}
