@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,6 +25,7 @@ enclave passes then. Debug enclaves never pass.`
 
 const exampleVerify = `  cloister attest verify document.cbor --at 2026-11-25T12:00:00Z
   cloister attest verify document.cbor --pcr0 2d15… --pcr1 72d7… --pcr2 4955… --nonce 00ff…
+  cloister attest verify document.cbor --image cloister.eif
   cloister attest verify local.cbor --realm local --root development-root.pem`
 
 // verifyFlags are the expectations of `attest verify`.
@@ -42,14 +45,73 @@ func (a *app) attestCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error { return a.verify(args[0], f) },
+		RunE: func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args[0], f) },
 	}
 	flags := verify.Flags()
 	flags.StringVar(&f.at, "at", "", "the time to verify at, as 2026-11-25T12:00:00Z; now by default")
 	flags.StringVar(&f.nonce, "nonce", "", "the nonce that the document must hold, in hexadecimal")
 	f.add(verify)
-	group.AddCommand(verify)
+	group.AddCommand(a.attestGetCommand(), verify)
 	return group
+}
+
+const aboutAttestGet = `Get asks an enclave for its attestation document over a nonce, and writes it to a file as it came. Nobody has verified it then:
+cloister attest verify does.`
+
+const exampleAttestGet = `  cloister attest get --enclave prod -o document.cbor --nonce 00112233445566778899aabbccddeeff
+  cloister attest verify document.cbor --image cloister.eif --nonce 00112233445566778899aabbccddeeff`
+
+func (a *app) attestGetCommand() *cobra.Command {
+	var out, nonce string
+	c := &cobra.Command{
+		Use: "get --enclave NAME -o FILE", Short: "Ask an enclave for its attestation document", Long: aboutAttestGet, Example: exampleAttestGet,
+		Args: noArguments,
+		RunE: func(c *cobra.Command, _ []string) error { return a.getDocument(c.Context(), out, nonce) },
+	}
+	a.addEnclave(c)
+	c.Flags().StringVarP(&out, "output", "o", "", "the file to write (required)")
+	c.Flags().StringVar(&nonce, "nonce", "", "what the document is to hold, 16 to 512 bytes in hexadecimal [random]")
+	return c
+}
+
+func (a *app) getDocument(ctx context.Context, out, text string) error {
+	nonce, err := hex.DecodeString(text)
+	switch {
+	case out == "":
+		return usage("as in: cloister attest get --enclave prod -o document.cbor", "no file is named to write")
+	case err != nil || text != "" && (len(nonce) < attest.MinNonce || len(nonce) > attest.MaxNonce):
+		return usage(fmt.Sprintf("write %d to %d bytes in hexadecimal", attest.MinNonce, attest.MaxNonce), "--nonce: %.40q is no nonce", text)
+	case text == "":
+		nonce = make([]byte, 32)
+		_, _ = rand.Read(nonce) // never fails
+	}
+	if err := a.checkEnclave(); err != nil {
+		return err
+	}
+	beside, err := here()
+	if err != nil {
+		return err
+	}
+	if err := a.sayEnclave(a.enclave); err != nil {
+		return err
+	}
+	c, stop, err := a.open(ctx, beside, false)
+	if err != nil {
+		return err
+	}
+	raw, err := c.Document(ctx, nonce)
+	if err := errors.Join(err, stop()); err != nil {
+		return err
+	}
+	if err := client.WriteAtomically(out, raw); err != nil {
+		return err
+	}
+	if a.json {
+		printJSON(a.stdout, map[string]any{"status": statusDone, "path": out, "nonce": hex.EncodeToString(nonce)})
+		return nil
+	}
+	say(a.stdout, "document  %s, over the nonce %x; nobody has verified it yet\n", printable(out), nonce)
+	return nil
 }
 
 // documentReport is what --json prints of a document.
@@ -65,8 +127,8 @@ type documentReport struct {
 	Nonce     string            `json:"nonce,omitempty"`
 }
 
-func (a *app) verify(file string, f *verifyFlags) error {
-	options, err := f.options()
+func (a *app) verify(ctx context.Context, file string, f *verifyFlags) error {
+	options, err := f.options(ctx)
 	if err != nil {
 		return err
 	}
@@ -90,8 +152,8 @@ func (a *app) verify(file string, f *verifyFlags) error {
 }
 
 // options turns flags into what a document must be.
-func (f *verifyFlags) options() (attest.Options, error) {
-	expected, err := f.expected()
+func (f *verifyFlags) options(ctx context.Context) (attest.Options, error) {
+	expected, err := f.expected(ctx)
 	if err != nil {
 		return attest.Options{}, err
 	}

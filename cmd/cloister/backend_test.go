@@ -59,3 +59,27 @@ func TestWhatNitroCannotStartIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestAnImageSaysWhichPCRsAreTrusted: what an image is measured as goes into a key policy, and nothing else with it.
+func TestAnImageSaysWhichPCRsAreTrusted(t *testing.T) {
+	image := smallImage(t)
+	var out, errs strings.Builder
+	args := []string{"key-policy", "print", "--account", "111122223333", "--user", "444455556666", "--image", image}
+	if got := run(t.Context(), args, &out, &errs); got != int(statusDone) {
+		t.Fatalf("%d, %s", got, errs.String())
+	}
+	pcrs, err := measureImage(t.Context(), image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if !strings.Contains(out.String(), pcrs.Hex()[string(rune('0'+i))]) {
+			t.Errorf("no PCR%d in %s", i, out.String())
+		}
+	}
+	for _, more := range [][]string{{"--enclave", "local"}, {"--pcr0", strings.Repeat("ab", 48)}, {"--image", t.TempDir()}} {
+		if got := run(t.Context(), append(args, more...), &out, &errs); got != int(statusUsage) {
+			t.Errorf("%v: %d", more, got)
+		}
+	}
+}

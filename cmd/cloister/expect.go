@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 // expectFlags say whose enclave is expected, and of which image.
 type expectFlags struct {
 	enclave     string
+	image       string
 	realm, root string
 	pcrs        [attest.MaxPCRs]string
 }
@@ -32,6 +34,7 @@ type expectation struct {
 func (f *expectFlags) add(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: its root and its PCRs")
+	flags.StringVar(&f.image, "image", "", "an enclave image, FILE.eif: it is measured, and its PCRs are expected")
 	flags.StringVar(&f.realm, "realm", string(attest.RealmAWS), `whose enclave it must be: "aws", or "local" for a simulated one`)
 	flags.StringVar(&f.root, "root", "", "a root certificate in PEM to trust in place of AWS's; for the realm local your own development root by default")
 	for i := range f.pcrs {
@@ -43,7 +46,7 @@ func (f *expectFlags) add(c *cobra.Command) {
 	}
 }
 
-func (f *expectFlags) expected() (expectation, error) {
+func (f *expectFlags) expected(ctx context.Context) (expectation, error) {
 	e := expectation{realm: attest.Realm(f.realm)}
 	if e.realm != attest.RealmAWS && e.realm != attest.RealmLocal {
 		return e, usage(`the realms are "aws" and "local"`, "--realm: there is no realm %q", f.realm)
@@ -51,19 +54,10 @@ func (f *expectFlags) expected() (expectation, error) {
 	if f.enclave != "" {
 		return f.named()
 	}
-	expected := map[string]string{}
-	for i, value := range f.pcrs {
-		if value != "" {
-			expected[strconv.Itoa(i)] = value
-		}
-	}
 	var err error
-	if len(expected) > 0 {
-		if e.pcrs, err = attest.ParsePCRSet(expected); err != nil {
-			return e, usage("a value is 96 hexadecimal digits", "--pcr: %v", err)
-		}
+	if e.pcrs, e.image, err = f.registers(ctx); err != nil {
+		return e, err
 	}
-	e.image = !slices.Contains(f.pcrs[:3], "")
 	if f.root == "" {
 		if e.realm == attest.RealmLocal {
 			e.root, err = developmentRoot()
@@ -80,10 +74,32 @@ func (f *expectFlags) expected() (expectation, error) {
 	return e, nil
 }
 
+// registers are those that are expected, and whether the image is among them.
+func (f *expectFlags) registers(ctx context.Context) (pcrs attest.PCRSet, image bool, err error) {
+	expected := map[string]string{}
+	for i, value := range f.pcrs {
+		if value != "" {
+			expected[strconv.Itoa(i)] = value
+		}
+	}
+	switch {
+	case f.image != "" && len(expected) > 0:
+		return nil, false, usage("leave --pcr0 … out, or --image", "--image says which PCRs are expected")
+	case f.image != "":
+		pcrs, err = measureImage(ctx, f.image)
+		return pcrs, true, err
+	case len(expected) > 0:
+		if pcrs, err = attest.ParsePCRSet(expected); err != nil {
+			return nil, false, usage("a value is 96 hexadecimal digits", "--pcr: %v", err)
+		}
+	}
+	return pcrs, !slices.Contains(f.pcrs[:3], ""), nil
+}
+
 // named is what an enclave of that name is known by.
 func (f *expectFlags) named() (expectation, error) {
-	if f.root != "" || strings.Join(f.pcrs[:], "") != "" {
-		return expectation{}, usage("leave --root and --pcr0 … out, or --enclave", "--enclave %s says which root and PCRs are expected", f.enclave)
+	if f.root != "" || f.image != "" || strings.Join(f.pcrs[:], "") != "" {
+		return expectation{}, usage("leave --root, --image and --pcr0 … out, or --enclave", "--enclave %s says which root and PCRs are expected", f.enclave)
 	}
 	return expectationOf(f.enclave)
 }

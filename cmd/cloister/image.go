@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/image/eif"
 )
 
@@ -94,6 +95,20 @@ func damagedImage(file string, err error) error {
 		return usage("it is cut, damaged or no enclave image; get it again from where it came", "%s: %s", file, printable(wrong.Reason))
 	}
 	return err
+}
+
+// measureImage gives the PCRs of an image, and PCR8 of one that is signed.
+func measureImage(ctx context.Context, file string) (attest.PCRSet, error) {
+	f, size, err := openImage(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, err := describeImage(ctx, f, size)
+	if err != nil {
+		return nil, damagedImage(file, err)
+	}
+	return attest.ParsePCRSet(r.PCRs)
 }
 
 func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageReport, error) {

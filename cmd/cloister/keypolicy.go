@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"strings"
@@ -44,14 +45,17 @@ func (a *app) keyPolicyCommand() *cobra.Command {
 func (a *app) keyPolicyPrintCommand() *cobra.Command {
 	var spec aws.PolicySpec
 	pcrs := map[string]*string{}
-	var enclave string
+	var enclave, image string
 	c := &cobra.Command{
 		Use: "print --account ID --user ID --pcr0 HEX --pcr1 HEX --pcr2 HEX", Short: "Print the key policy to seal under",
 		Long: aboutKeyPolicy, Example: exampleKeyPolicy, Args: noArguments,
-		RunE: func(*cobra.Command, []string) error { return a.printKeyPolicy(spec, enclave, pcrs) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.printKeyPolicy(c.Context(), spec, enclave, image, pcrs)
+		},
 	}
 	flags := c.Flags()
 	flags.StringVar(&enclave, "enclave", "", "\"local\", \"rehearsal\" or one that was started here: its PCRs, and for a SIMULATED one the partition")
+	flags.StringVar(&image, "image", "", "an enclave image, FILE.eif: it is measured, and its PCRs are trusted")
 	flags.StringVar(&spec.Partition, "partition", "aws", `the key's: "aws", "aws-cn", "aws-us-gov", or "cloister-dev" for the simulated KMS`)
 	flags.StringVar(&spec.Account, "account", "", "your account, 12 digits (required)")
 	flags.StringArrayVar(&spec.Users, "user", nil, "account, user or role of an operator whose enclaves may open what is sealed (required; can be repeated)")
@@ -65,7 +69,7 @@ func (a *app) keyPolicyPrintCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[string]*string) (err error) {
+func (a *app) printKeyPolicy(ctx context.Context, spec aws.PolicySpec, enclave, image string, pcrs map[string]*string) (err error) {
 	const help = "cloister key-policy print --help says what is needed"
 	given := map[string]string{}
 	for name, value := range pcrs {
@@ -74,7 +78,7 @@ func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[strin
 		}
 	}
 	switch {
-	case enclave != "" && len(given) == 0:
+	case enclave != "" && len(given) == 0 && image == "":
 		e, err := expectationOf(enclave)
 		if err != nil {
 			return err
@@ -83,7 +87,13 @@ func (a *app) printKeyPolicy(spec aws.PolicySpec, enclave string, pcrs map[strin
 			spec.Partition = keys.PartitionDev
 		}
 	case enclave != "":
-		return usage("leave --pcr0 … out, or --enclave", "--enclave %s says which PCRs are trusted", enclave)
+		return usage("leave --image and --pcr0 … out, or --enclave", "--enclave %s says which PCRs are trusted", enclave)
+	case image != "" && len(given) > 0:
+		return usage("leave --pcr0 … out, or --image", "--image says which PCRs are trusted")
+	case image != "":
+		if spec.PCRs, err = measureImage(ctx, image); err != nil {
+			return err
+		}
 	case len(given) > 0:
 		if spec.PCRs, err = attest.ParsePCRSet(given); err != nil {
 			return usage(help, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"os"
@@ -56,21 +55,14 @@ func (b *backend) resources() (cpus int, memory int64, err error) {
 	if memory, err = b.bytes(); err != nil || cpus != 0 && memory != 0 {
 		return cpus, memory, err
 	}
-	f, err := os.Open(b.image)
+	f, size, err := openImage(b.image)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	img, err := eif.Read(f, size)
 	if err != nil {
-		return 0, 0, err
-	}
-	img, err := eif.Read(f, info.Size())
-	if wrong, ok := errors.AsType[*eif.Error](err); ok {
-		return 0, 0, usage("it is cut, damaged or no enclave image; get it again from where it came", "%s: %s", b.image, printable(wrong.Reason))
-	}
-	if err != nil {
-		return 0, 0, err
+		return 0, 0, damagedImage(b.image, err)
 	}
 	if cpus == 0 {
 		cpus = int(min(img.CPUs, math.MaxInt32))

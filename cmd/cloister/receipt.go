@@ -77,7 +77,7 @@ type shownReport struct {
 }
 
 func (a *app) verifyReceipt(c *cobra.Command, file string, f *receiptFlags) error {
-	expected, err := f.expected()
+	expected, err := f.expected(c.Context())
 	if err != nil {
 		return err
 	}

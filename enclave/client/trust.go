@@ -47,6 +47,16 @@ func (c *Client) Attest(ctx context.Context) (*attest.Document, error) {
 	return doc, nil
 }
 
+// Document is an attestation document of the enclave over a nonce of attest.MinNonce to attest.MaxNonce bytes, as it came: whoever wants to rely
+// on it verifies it.
+func (c *Client) Document(ctx context.Context, nonce []byte) ([]byte, error) {
+	raw, err := c.document(ctx, nonce)
+	if err == nil && len(raw) > attest.MaxDocument {
+		return nil, fmt.Errorf("%w: a document of over %d bytes", ErrUnavailable, attest.MaxDocument)
+	}
+	return raw, err
+}
+
 func (c *Client) document(ctx context.Context, nonce []byte) ([]byte, error) {
 	res, err := c.do(ctx, call{method: http.MethodGet, path: wire.AttestPath + hex.EncodeToString(nonce)})
 	if err != nil {
