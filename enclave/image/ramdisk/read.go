@@ -173,12 +173,14 @@ func (r *Reader) header() (*Header, error) {
 
 // target reads that of a symbolic link; content of other entries is left for Read.
 func (r *Reader) target(h *Header) error {
-	if h.Kind != Symlink {
+	switch {
+	case h.Kind == Symlink && h.Size > MaxName+1:
+		return refuse("%q: a link to a path of %d bytes", h.Name, h.Size)
+	case h.Size > r.most:
+		return tooLarge()
+	case h.Kind != Symlink:
 		r.left = h.Size
 		return nil
-	}
-	if h.Size > MaxName+1 {
-		return refuse("%q: a link to a path of %d bytes", h.Name, h.Size)
 	}
 	target, err := r.take(h.Size)
 	h.Target = string(target)
@@ -214,11 +216,13 @@ func (r *Reader) align() error { return r.skip(-r.at & 3) }
 
 func (r *Reader) count(n int64) error {
 	if r.most -= n; r.most < 0 {
-		return refuse("it is larger than is allowed once it is unpacked")
+		return tooLarge()
 	}
 	r.at += n
 	return nil
 }
+
+func tooLarge() error { return refuse("it is larger than is allowed once it is unpacked") }
 
 // cut is an error in the middle of an archive.
 func cut(err error) error {
