@@ -1,6 +1,10 @@
 package vsock
 
-import "net"
+import (
+	"net"
+
+	"github.com/mdlayher/vsock"
+)
 
 // Admitting is the listener behind [ListenPort] and [ListenUnix].
 func Admitting(l net.Listener, admit func(net.Conn) bool) net.Listener { return &admitting{l, admit} }
@@ -9,3 +13,6 @@ func Admitting(l net.Listener, admit func(net.Conn) bool) net.Listener { return 
 func Admissible(own, peer uint32) bool { return admissible(own, peer) }
 
 func Explain(err error) error { return explain(err) }
+
+// Closable is a listener of the library as [ListenPort] has it.
+func Closable(l *vsock.Listener) net.Listener { return ports{l} }
