@@ -27,7 +27,7 @@ func (e *Enclave) Pid() int { return e.process.Pid() }
 
 // ReadConsole is what a console keeps of lines, and whether it says that the enclave is ready.
 func ReadConsole(lines ...string) (kept string, ready bool, err error) {
-	c, to, err := newConsole()
+	c, to, err := newConsole(maxConsole)
 	if err != nil {
 		return "", false, err
 	}

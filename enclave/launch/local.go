@@ -84,7 +84,7 @@ func local(ctx context.Context, cfg Config, view func(dir string) ([]sandbox.Mou
 		return nil, fmt.Errorf("launch: %w", err)
 	}
 	defer o.unname() // the enclave has them mounted by then, or will never
-	c, out, err := newConsole()
+	c, out, err := newConsole(maxConsole)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("launch: %w", err), o.close())
 	}
@@ -190,6 +190,7 @@ func localMounts(dir string) ([]sandbox.Mount, error) {
 // console keeps the last of what an enclave writes, and waits for the line that it is ready.
 type console struct {
 	from *os.File
+	keep int // bytes
 
 	mu    sync.Mutex
 	kept  []byte
@@ -197,12 +198,12 @@ type console struct {
 	ended chan struct{}
 }
 
-func newConsole() (*console, *os.File, error) {
+func newConsole(keep int) (*console, *os.File, error) {
 	from, to, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &console{from: from, ready: make(chan struct{}), ended: make(chan struct{})}
+	c := &console{from: from, keep: keep, ready: make(chan struct{}), ended: make(chan struct{})}
 	go c.read()
 	return c, to, nil
 }
@@ -215,10 +216,11 @@ func (c *console) read() {
 		n, err := c.from.Read(buf)
 		c.mu.Lock()
 		c.kept = append(c.kept, buf[:n]...)
-		c.kept = c.kept[max(0, len(c.kept)-maxConsole):]
-		found := bytes.Contains(c.kept, []byte(image.Ready+"\n"))
+		c.kept = c.kept[max(0, len(c.kept)-c.keep):]
+		// The line may have begun in what was read before.
+		found := !seen && bytes.Contains(c.kept[max(0, len(c.kept)-n-len(image.Ready)):], []byte(image.Ready+"\n"))
 		c.mu.Unlock()
-		if found && !seen {
+		if found {
 			seen = true
 			close(c.ready)
 		}
