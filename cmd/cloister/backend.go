@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 
@@ -115,16 +115,37 @@ type kept interface {
 	Stop() error
 }
 
-var _ kept = (*launch.Simulated)(nil)
+var (
+	_ kept = (*launch.Simulated)(nil)
+	_ kept = (*launch.SimulatedVM)(nil)
+)
 
 // start starts an enclave of the backend.
 func (b *backend) start(ctx context.Context, beside string) (kept, error) {
 	switch b.name {
 	case backendLocal:
 		return simulate(ctx, filepath.Join(beside, "enclave"))
-	case backendNitro:
-		return b.startNitro(ctx)
+	case backendQEMU:
+		return b.startQEMU(ctx)
 	default:
-		return nil, fmt.Errorf("the backend %s", b.name)
+		return b.startNitro(ctx)
 	}
+}
+
+// startQEMU starts a SIMULATED enclave in a virtual machine.
+func (b *backend) startQEMU(ctx context.Context) (kept, error) {
+	home, kms, err := simulation()
+	if err != nil {
+		return nil, err
+	}
+	memory, err := b.bytes()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := exec.LookPath(b.qemu); err != nil {
+		return nil, usage("deploy/debian/qemu FOLDER fetches one; name FOLDER/qemu/run with --qemu, or in CLOISTER_QEMU", "--qemu: %v", err)
+	}
+	return launch.SimulateVM(ctx, launch.Virtual{
+		Image: b.image, QEMU: b.qemu, CPUs: b.cpus, Memory: memory, Debug: b.debug, Home: home, KMS: kms,
+	})
 }

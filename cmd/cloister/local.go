@@ -10,6 +10,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/aws"
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/devkit"
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/wire"
 )
@@ -28,19 +29,26 @@ func isBrief(enclave string) bool {
 
 // simulate starts a local enclave of an image, under the development root of this user.
 func simulate(ctx context.Context, image string) (*launch.Simulated, error) {
-	home, err := openDevHome("")
+	home, kms, err := simulation()
 	if err != nil {
 		return nil, err
-	}
-	kms, err := aws.DevKMS()
-	if err != nil {
-		return nil, err
-	}
-	if !strings.HasPrefix(kms, "http://") {
-		return nil, usage("set AWS_ENDPOINT_URL_KMS to where cloister dev kms listens, or unset it",
-			"AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL: %s is no simulated KMS, which a local enclave reaches over http", printable(kms))
 	}
 	return launch.Simulate(ctx, launch.Simulation{Image: image, Home: home, KMS: kms})
+}
+
+// simulation is the far end of SIMULATED enclaves: this user's development root, and the KMS.
+func simulation() (home *devkit.Home, kms string, err error) {
+	if home, err = openDevHome(""); err != nil {
+		return nil, "", err
+	}
+	if kms, err = aws.DevKMS(); err != nil {
+		return nil, "", err
+	}
+	if !strings.HasPrefix(kms, "http://") {
+		return nil, "", usage("set AWS_ENDPOINT_URL_KMS to where cloister dev kms listens, or unset it",
+			"AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL: %s is no simulated KMS, which a local enclave reaches over http", printable(kms))
+	}
+	return home, kms, nil
 }
 
 // startLocal starts a local enclave of an image for this command, and gives a client that trusts it and

@@ -21,7 +21,7 @@ const InsideUID = 1000
 type Spec struct {
 	// Init is the host path of the executable whose main is [walls.Main]. Required, absolute.
 	Init string
-	// Root is a host folder whose content becomes the read-only root, without its proc, dev and
+	// Root is a host folder whose content becomes the read-only root, without its dev, proc, run, sys and
 	// tmp. Required, absolute; a nested enclave may have none, and then has an empty root.
 	Root string
 	// Mounts are placed over Root in order, after a private /proc, a minimal /dev and an empty /tmp.

@@ -180,6 +180,25 @@ func TestStart_ManyAtOnce(t *testing.T) {
 	})
 }
 
+// TestWhatBelongsToARunningSystemIsNotOfTheRoot: an image's root file system brings such folders, which would be read-only.
+func TestWhatBelongsToARunningSystemIsNotOfTheRoot(t *testing.T) {
+	s := spec(t, "unused")
+	for _, name := range []string{"run", "sys", "srv"} {
+		if err := os.MkdirAll(filepath.Join(s.Root, name, "of-the-image"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Mounts = append(s.Mounts, sandbox.Mount{Source: folder(t, 0o755), Target: "/run/plugin"})
+	s.Path, s.Args = "/bin/sh", []string{"-c", "test -d /run/plugin && test -d /srv/of-the-image && test ! -e /run/of-the-image && test ! -e /sys"}
+	p, err := sandbox.Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := p.Wait(); status != 0 || err != nil {
+		t.Errorf("%d, %v", status, err)
+	}
+}
+
 func BenchmarkStart(b *testing.B) {
 	root := b.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {

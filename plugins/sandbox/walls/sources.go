@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,8 +86,8 @@ func openSource(path string) (source, error) {
 	return source{name: filepath.Base(path), path: f, dir: info.IsDir()}, nil
 }
 
-// openEntries opens what is directly in a folder. Sockets, pipes and devices are left out,
-// and so are the folders that every sandbox has of its own.
+// openEntries opens what is directly in a folder. Sockets, pipes and devices are left out, and so are the folders
+// that belong to a system which runs, and not to its files: every sandbox has its own of them, or none.
 func openEntries(folder string) ([]source, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -97,7 +98,7 @@ func openEntries(folder string) ([]source, error) {
 		path := filepath.Join(folder, e.Name())
 		var src source
 		switch {
-		case e.Name() == "proc" || e.Name() == "dev" || e.Name() == "tmp":
+		case slices.Contains([]string{"dev", "proc", "run", "sys", "tmp"}, e.Name()):
 			continue
 		case e.Type() == fs.ModeSymlink:
 			src.name = e.Name()
