@@ -39,7 +39,12 @@ def connects(family, address, kind=socket.SOCK_STREAM):
 
 def opens(path, flags=os.O_RDWR):
     def attempt():
-        os.close(os.open(path, flags))
+        file = os.open(path, flags)
+        try:
+            if os.fstat(file).st_rdev == os.makedev(1, 3):
+                raise OSError("/dev/null lies over it")
+        finally:
+            os.close(file)
     return attempt
 
 
