@@ -111,6 +111,9 @@ func search(r io.ReaderAt, size int64) (string, error) {
 				break
 			}
 			rest = rest[i+len(banner):]
+			if len(rest) < maxVersion && at+int64(n) < size {
+				break // it is whole in the next chunk
+			}
 			if len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
 				return release(rest[:min(len(rest), maxVersion)]), nil
 			}

@@ -1,0 +1,241 @@
+package kernel_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/cloister-run/cloister/enclave/image/build/buildtest"
+	"github.com/cloister-run/cloister/enclave/image/kernel"
+)
+
+func check(data []byte, arm bool) (string, error) {
+	return kernel.Check(bytes.NewReader(data), int64(len(data)), arm)
+}
+
+func TestCheck(t *testing.T) {
+	x86, arm := buildtest.BzImage("6.12.41-a", ""), buildtest.Image("6.6.1-b", "")
+	if version, err := check(x86, false); err != nil || version != "6.12.41-a" {
+		t.Errorf("%q, %v", version, err)
+	}
+	if version, err := check(arm, true); err != nil || version != "6.6.1-b" {
+		t.Errorf("%q, %v", version, err)
+	}
+	silent := bytes.Clone(x86)
+	copy(silent[0x20e:], "\x00\x00")
+	if version, err := check(silent, false); err != nil || version != "" {
+		t.Errorf("%q, %v", version, err)
+	}
+	copy(silent[0x20e:], "\xff\xff") // behind its end
+	if version, err := check(silent[:0x300], false); err != nil || version != "" {
+		t.Errorf("%q, %v", version, err)
+	}
+	if version, err := check(buildtest.BzImage("6.1\x1b[2J", ""), false); err != nil || version != "" {
+		t.Errorf("%q, %v", version, err)
+	}
+	for rule, test := range map[string]struct {
+		data []byte
+		arm  bool
+		want string
+	}{
+		"nothing": {nil, false, "no kernel"}, "text": {[]byte("hello"), true, "no kernel"}, "a bzImage for arm64": {x86, true, "for x86_64"},
+		"an Image for x86_64": {arm, false, "for arm64"}, "vmlinux": {[]byte("\x7fELF and so on"), false, "an ELF file"},
+		"vmlinuz of arm64": {[]byte{0x1f, 0x8b, 8, 0}, true, "compressed with gzip"}, "EFI": {[]byte("MZ and so on"), true, "an EFI program"},
+		"cut": {x86[:0x203], false, "no kernel"},
+	} {
+		_, err := check(test.data, test.arm)
+		if wrong, ok := errors.AsType[*kernel.Error](err); !ok || !strings.Contains(wrong.Reason, test.want) {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+}
+
+func packed(t *testing.T, kind string, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	switch kind {
+	case "gz":
+		w := gzip.NewWriter(&b)
+		_, _ = w.Write(data)
+		_ = w.Close()
+	case "xz":
+		w, err := xz.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(data)
+		_ = w.Close()
+	case "zst":
+		w, err := zstd.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(data)
+		_ = w.Close()
+	}
+	return b.Bytes()
+}
+
+func TestModules(t *testing.T) {
+	dir := fstest.MapFS{
+		"modules.builtin":                 {Data: []byte("kernel/drivers/char/hw_random/rng-core.ko\nkernel/fs/ext4/ext4.ko\n")},
+		"kernel/nsm.ko.xz":                {Data: packed(t, "xz", buildtest.Module("rng-core"))},
+		"kernel/net/vsock.ko.gz":          {Data: packed(t, "gz", buildtest.Module())},
+		"kernel/net/vsock-common.ko.zst":  {Data: packed(t, "zst", buildtest.Module("vsock"))},
+		"kernel/net/vsock_virtio.ko":      {Data: buildtest.Module("vsock_common", "vsock")},
+		"kernel/net/vsock_virtio.korean":  {Data: []byte("no module")},
+		"kernel/circle/a.ko":              {Data: buildtest.Module("b")},
+		"kernel/circle/b.ko":              {Data: buildtest.Module("a")},
+		"kernel/twice.ko":                 {Data: buildtest.Module()},
+		"updates/twice.ko":                {Data: buildtest.Module()},
+		"kernel/orphan.ko":                {Data: buildtest.Module("nobody")},
+		"kernel/text.ko":                  {Data: []byte("hello")},
+		"kernel/damaged.ko.gz":            {Data: []byte{0x1f, 0x8b, 8}},
+		"kernel/bomb.ko.gz":               {Data: packed(t, "gz", append([]byte("\x7fELF"), make([]byte, 64<<20)...))},
+		"kernel/bare.ko":                  {Data: buildtest.Executable(62)},
+		"kernel/ill.ko":                   {Data: []byte("\x7fELF but no more")},
+		"kernel/another.ko.lzo":           {Data: []byte("x")},
+		"kernel/drivers/ext4.ko/not-file": {Data: []byte("x")},
+	}
+	modules, err := kernel.Modules(t.Context(), dir, []string{"vsock-virtio", "nsm", "vsock", "ext4"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range modules {
+		names = append(names, m.Name)
+		if !bytes.HasPrefix(m.Data, []byte("\x7fELF")) {
+			t.Errorf("%s is packed", m.Name)
+		}
+	}
+	if want := []string{"vsock", "vsock_common", "vsock_virtio", "nsm"}; !slices.Equal(names, want) {
+		t.Errorf("%q", names)
+	}
+	for name, want := range map[string]string{
+		"absent": `no module "absent"`, "a": "depends on itself", "twice": "more than once: kernel/twice.ko, updates/twice.ko", "orphan": `no module "nobody", which "orphan"`,
+		"text": "it is no module", "damaged": "unpacking", "bomb": "over 64 MiB", "bare": "no .modinfo", "ill": "get it again", "another": ".lzo",
+	} {
+		_, err := kernel.Modules(t.Context(), dir, []string{name})
+		wrong, ok := errors.AsType[*kernel.Error](err)
+		if !ok || !strings.Contains(wrong.Reason+wrong.Hint, want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := kernel.Modules(ctx, dir, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := kernel.Modules(t.Context(), unreadable{dir}, nil); !errors.Is(err, fs.ErrPermission) {
+		t.Error(err)
+	}
+}
+
+type unreadable struct{ fs.FS }
+
+func (unreadable) Open(string) (fs.File, error) { return nil, fs.ErrPermission }
+
+func TestEmbeddedConfiguration(t *testing.T) {
+	for name, data := range map[string][]byte{"x86_64": buildtest.BzImage("6.1", buildtest.Config), "arm64": buildtest.Image("6.1", buildtest.Config)} {
+		c := kernel.Embedded(bytes.NewReader(data), int64(len(data)), name == "arm64")
+		if c["NSM"] != "m" || c["MEMCG"] != "y" || c["NET"] != "" {
+			t.Errorf("%s: %v", name, c)
+		}
+	}
+	without := buildtest.BzImage("6.1", "")
+	for rule, data := range map[string][]byte{"none": without, "cut": without[:len(without)-20], "short": without[:0x249], "text": []byte("hello")} {
+		if c := kernel.Embedded(bytes.NewReader(data), int64(len(data)), false); c != nil {
+			t.Errorf("%s: %v", rule, c)
+		}
+	}
+}
+
+func TestLacks(t *testing.T) {
+	all, err := kernel.ParseConfig(strings.NewReader(buildtest.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lacks := all.Lacks(kernel.Use{Gzip: true, Modules: []string{"nsm"}}); len(lacks) > 0 {
+		t.Errorf("%q", lacks)
+	}
+	for option := range all {
+		c := kernel.Config{}
+		for name, value := range all {
+			if name != option {
+				c[name] = value
+			}
+		}
+		use := kernel.Use{Gzip: true, Modules: []string{"nsm"}}
+		if option == "NSM" {
+			use.Modules = nil
+		}
+		if lacks := c.Lacks(use); len(lacks) != 1 || !strings.Contains(lacks[0], "lacks CONFIG_"+option+":") {
+			t.Errorf("%s: %q", option, lacks)
+		}
+	}
+	delete(all, "VIRTIO_MMIO_CMDLINE_DEVICES")
+	delete(all, "RD_GZIP")
+	if lacks := all.Lacks(kernel.Use{ARM: true, Modules: []string{"nsm"}}); len(lacks) > 0 {
+		t.Errorf("%q", lacks)
+	}
+	if _, err := kernel.ParseConfig(strings.NewReader("# CONFIG_NSM is not set\n")); err == nil {
+		t.Error("a file without an option is a configuration")
+	}
+}
+
+func TestEnded(t *testing.T) {
+	now := time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	for version, want := range map[string]string{
+		"6.12.41-cloud-amd64": "", "6.18": "", "6.19.3": "", "7.2.1": "", "": "", "x.y": "", "6": "", "6.": "",
+		"5.10.250": "until December 2026", "5.4.1": "has cared for 5.4 until December 2025", "4.14.256-209.484.amzn2.x86_64": "4.14 is no line", "6.17.1": "6.17 is no line",
+	} {
+		if got := kernel.Ended(version, now); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q", version, got)
+		}
+	}
+	if got := kernel.Ended("6.12.1", now.AddDate(3, 0, 0)); !strings.Contains(got, "has cared") {
+		t.Error(got)
+	}
+}
+
+// FuzzKernel: no file makes anything panic or run long.
+func FuzzKernel(f *testing.F) {
+	f.Add(buildtest.BzImage("6.12.1", "CONFIG_A=y\n"), false)
+	f.Add(buildtest.Image("6.12.1", "CONFIG_A=y\n")[:1000], true)
+	f.Fuzz(func(t *testing.T, data []byte, arm bool) {
+		version, err := check(data, arm)
+		if wrong, ok := errors.AsType[*kernel.Error](err); err != nil && !ok || len(version) > 256 {
+			t.Fatal(version, err, wrong)
+		}
+		if err == nil {
+			_ = kernel.Embedded(bytes.NewReader(data), int64(len(data)), arm)
+		}
+	})
+}
+
+// FuzzModule: no module makes anything panic.
+func FuzzModule(f *testing.F) {
+	f.Add(buildtest.Module("b", "c"), ".ko")
+	f.Add([]byte{0x1f, 0x8b, 8}, ".ko.gz")
+	f.Add([]byte("\xfd7zXZ\x00"), ".ko.xz")
+	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd}, ".ko.zst")
+	f.Fuzz(func(t *testing.T, data []byte, suffix string) {
+		if !fs.ValidPath("a" + suffix) {
+			return
+		}
+		_, err := kernel.Modules(t.Context(), fstest.MapFS{"a" + suffix: {Data: data}}, []string{"a"})
+		if _, ok := errors.AsType[*kernel.Error](err); err != nil && !ok {
+			t.Fatal(err)
+		}
+	})
+}
