@@ -10,23 +10,23 @@ import (
 	"github.com/cloister-run/cloister/jobspec"
 )
 
-const aboutSchema = `Schema prints the JSON Schema of the job file or of the bundle file, for editors. With the YAML
+const aboutSchema = `Schema prints the JSON Schema of the job file, the bundle file or the image recipe, for editors. With the YAML
 language server, write this on the first line of a job file:
 
   # yaml-language-server: $schema=./job.schema.json`
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "schema [job|bundle]", Short: "Print the JSON Schema of the job file or the bundle file", Long: aboutSchema,
+		Use: "schema [job|bundle|image]", Short: "Print the JSON Schema of the job file, the bundle file or the image recipe", Long: aboutSchema,
 		Example: "  cloister schema >job.schema.json\n  cloister schema bundle >bundle.schema.json",
 		RunE: func(_ *cobra.Command, args []string) error {
-			schemas := map[string]func() []byte{"job": jobspec.Schema, "bundle": jobspec.BundleSchema}
+			schemas := map[string]func() []byte{"job": jobspec.Schema, "bundle": jobspec.BundleSchema, "image": jobspec.RecipeSchema}
 			if len(args) == 0 {
 				args = []string{"job"}
 			}
 			schema, known := schemas[args[0]]
 			if !known || len(args) > 1 {
-				return usage(`there is "job" and "bundle"`, "there is no schema %q", strings.Join(args, " "))
+				return usage(`there is "job", "bundle" and "image"`, "there is no schema %q", strings.Join(args, " "))
 			}
 			_, err := a.stdout.Write(schema())
 			return err

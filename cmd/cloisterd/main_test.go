@@ -66,6 +66,7 @@ func dependencies(t *testing.T, pkg string) map[string][]string {
 
 func TestI8_NothingSimulatedIsLinked(t *testing.T) {
 	forbidden := regexp.MustCompile(`^testing(/|$)|httptest|/enclave/(devkit|attest/devca|client|launch|aws)(/|$)|` +
+		`/enclave/image/(ramdisk|rootfs|build|kernel|diff|manifest)(/|$)|go-containerregistry|` +
 		`(executor|host|policy|core|attest|launch)test(/|$)|` +
 		`/spf13/|rapid|goleak|` + module + `cmd/cloister$|^net/http/pprof$|^expvar$|^plugin$`)
 	for dep, by := range dependencies(t, ".") {
@@ -77,7 +78,7 @@ func TestI8_NothingSimulatedIsLinked(t *testing.T) {
 			t.Errorf("cloisterd links %s, for %v", dep, by)
 		}
 	}
-	if !forbidden.MatchString(module+"core/coretest") || !forbidden.MatchString(module+"enclave/devkit/kms") {
+	if !forbidden.MatchString(module+"core/coretest") || !forbidden.MatchString(module+"enclave/devkit/kms") || !forbidden.MatchString(module+"enclave/image/rootfs") {
 		t.Error("the rule forbids nothing")
 	}
 }
