@@ -19,6 +19,8 @@ import (
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/cloister-run/cloister/enclave/image/build/buildtest"
 )
 
 // TestScripts runs what a user does and compares what a user sees. Each script says in its
@@ -61,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"status": exits, "policy": makePolicy, "bare": makeBare, "snapshot": snapshot, "unchanged": unchanged,
 			"shape": shape, "fifo": makeFIFO, "sparse": makeSparse, "unseal": unseal, "installed": installed, "withid": withID,
 			"kms": serveKMS, "account": becomeAccount, "fill": fill, "flip": flip, "cut": cut,
+			"imageinputs": writeImageInputs,
 		},
 	})
 }
@@ -99,6 +102,11 @@ func makeBare(ts *testscript.TestScript, _ bool, args []string) {
 	p, err := newProbe(nil)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), p.module(), 0o644))
+}
+
+// writeImageInputs is `imageinputs FOLDER`: a recipe of an enclave image, and all that it names.
+func writeImageInputs(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(buildtest.Write(ts.MkAbs(args[0])))
 }
 
 func makeFIFO(ts *testscript.TestScript, _ bool, args []string) {

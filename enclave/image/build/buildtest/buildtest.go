@@ -132,6 +132,14 @@ CONFIG_RD_GZIP=y
 // Inputs writes image.yaml and all that it names into a folder, and gives the path of image.yaml.
 func Inputs(t testing.TB, dir string) string {
 	t.Helper()
+	if err := Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "image.yaml")
+}
+
+// Write writes what [Inputs] does.
+func Write(dir string) error {
 	program := string(Executable(elf.EM_X86_64))
 	files := map[string]string{
 		"image.yaml": Recipe, "bzImage": string(BzImage(Version, Config)), "profile.json": `{"realm": "test"}` + "\n",
@@ -151,16 +159,16 @@ func Inputs(t testing.TB, dir string) string {
 			mode = 0o755
 		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if err := os.WriteFile(path, []byte(files[name]), mode); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
 	for link, target := range map[string]string{"root/bin": "usr/bin", "root/usr/bin/python": "python3"} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-	return filepath.Join(dir, "image.yaml")
+	return nil
 }
