@@ -107,6 +107,14 @@ bench: build ## Cloister's numbers beside what they are measured against
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	.ci/fuzz $(FUZZTIME)
 
+# What an enclave in a virtual machine is made of beside our own: QEMU, a kernel, a root file system, from Debian.
+vm ?= out/vm
+.PHONY: vm-parts
+vm-parts: ## QEMU, a kernel and a root file system from Debian, into out/vm
+	@deploy/debian/qemu '$(vm)'
+	@deploy/debian/kernel '$(vm)'
+	@deploy/debian/base '$(vm)/base.tar'
+
 # --- check: each is a target of its own; `make check` runs them all and says which failed ---
 
 checks := check-format check-vet check-arm64 check-lint check-layers check-tidy check-generated \
