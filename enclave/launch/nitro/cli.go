@@ -96,9 +96,10 @@ func (c cli) console(ctx context.Context, id string, w io.Writer) error {
 // output is what nitro-cli prints for a verb.
 func (c cli) output(ctx context.Context, verb string, args ...string) ([]byte, error) {
 	var out bytes.Buffer
-	err := c.exec(ctx, &bounded{to: &out, left: maxOutput, sticky: true}, verb, args...)
-	if errors.Is(err, errTooMuch) {
-		return nil, unreadable(verb, err)
+	b := &bounded{to: &out, left: maxOutput, sticky: true}
+	err := c.exec(ctx, b, verb, args...)
+	if b.over { // whatever nitro-cli made of that
+		return nil, unreadable(verb, errTooMuch)
 	}
 	return out.Bytes(), err
 }
@@ -131,6 +132,7 @@ type bounded struct {
 	to     io.Writer
 	left   int
 	sticky bool
+	over   bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
@@ -139,7 +141,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 	if _, err := b.to.Write(p[:n]); err != nil {
 		return 0, err
 	}
-	if n < len(p) && b.sticky {
+	if b.over = b.over || n < len(p); b.over && b.sticky {
 		return n, errTooMuch
 	}
 	return len(p), nil

@@ -217,22 +217,23 @@ func TestI5_WhatRunsIsWhatWasMeasured(t *testing.T) {
 	for name, test := range map[string]struct {
 		want, value string
 		is          error
+		says        string
 	}{
-		"debug mode":       {flags, "DEBUG_MODE", nitro.ErrDebug},
-		"unknown flags":    {flags, "SECRET_MODE", nitro.ErrDebug},
-		"no flags":         {flags, "", nitro.ErrDebug},
-		"another image":    {measures, strings.Repeat("ab", 48), nitro.ErrMismatch},
-		"zeros":            {measures, strings.Repeat("00", 48), nitro.ErrMismatch},
-		"half a register":  {measures, "ab", nitro.ErrMismatch},
-		"no register":      {measures, "", nitro.ErrMismatch},
-		"no measurements":  {forgets, "", nitro.ErrMismatch},
-		"no end of output": {floods, "", nil},
+		"debug mode":       {flags, "DEBUG_MODE", nitro.ErrDebug, "no key is released"},
+		"unknown flags":    {flags, "SECRET_MODE", nitro.ErrDebug, "SECRET_MODE"},
+		"no flags":         {flags, "", nitro.ErrDebug, ""},
+		"another image":    {measures, strings.Repeat("ab", 48), nitro.ErrMismatch, "PCR0 of the image"},
+		"zeros":            {measures, strings.Repeat("00", 48), nitro.ErrMismatch, "PCR0"},
+		"half a register":  {measures, "ab", nitro.ErrMismatch, "PCR0"},
+		"no register":      {measures, "", nitro.ErrMismatch, "PCR0"},
+		"no measurements":  {forgets, "", nitro.ErrMismatch, "update it"},
+		"no end of output": {floods, "", nil, "more than 1 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.want(t, test.want, test.value)
 			e, err := m.start(t.Context())
-			if e != nil || err == nil || test.is != nil && !errors.Is(err, test.is) {
+			if e != nil || err == nil || test.is != nil && !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, %v", e, err)
 			}
 			if left := m.enclaves(); len(left) != 0 {
