@@ -38,7 +38,7 @@ func openDoor(on sockets, cfg Config) (*door, error) {
 	return d, nil
 }
 
-// open admits an enclave.
+// open admits an enclave, and no other one; CID 0 is none.
 func (d *door) open(cid uint32) { d.cid.Store(cid) }
 
 func (d *door) admit(cid uint32) bool { return cid != 0 && cid == d.cid.Load() }

@@ -113,6 +113,7 @@ func start(ctx context.Context, cfg Config, on sockets) (*Enclave, error) {
 	e.stop = sync.OnceValue(e.end)
 	e.watch.Go(func() {
 		if e.process.wait() {
+			e.door.open(0) // another enclave may get the CID
 			close(e.ended)
 		}
 	})

@@ -161,7 +161,7 @@ func TestTheDoorLeadsToTheKMSOfItsRegions(t *testing.T) {
 	}
 }
 
-// An enclave that ends by itself is noticed, and still has to be stopped.
+// An enclave that ends by itself is noticed, its CID is nobody's any more, and it still has to be stopped.
 func TestAnEnclaveThatEndsIsNoticed(t *testing.T) {
 	m := newMachine(t)
 	e, err := m.start(t.Context())
@@ -172,6 +172,9 @@ func TestAnEnclaveThatEndsIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-e.Ended()
+	if m.admit(e.CID()) {
+		t.Error("its CID is still admitted, and may be another enclave's by now")
+	}
 	if err := e.Stop(); err != nil {
 		t.Error(err)
 	}
