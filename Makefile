@@ -115,6 +115,14 @@ vm-parts: ## QEMU, a kernel and a root file system from Debian, into out/vm
 	@deploy/debian/kernel '$(vm)'
 	@deploy/debian/base '$(vm)/base.tar'
 
+.PHONY: vm test-vm
+vm: build vm-parts ## an enclave image that a virtual machine boots, in out/vm
+	$(bin)/cloister image build deploy/vm/image.yaml -o '$(vm)/cloister.eif' --pcrs '$(vm)/pcrs.json'
+
+test-vm: vm ## boot the image with a kernel, AF_VSOCK and /dev/nsm of its own, and see that all holds there
+	CLOISTER_VM='$(abspath $(vm))' go test -count 1 -timeout 15m -run VM ./enclave/launch/...
+	PYTHON='$(PYTHON)' .ci/test-vm
+
 # --- check: each is a target of its own; `make check` runs them all and says which failed ---
 
 checks := check-format check-vet check-arm64 check-lint check-layers check-tidy check-generated \
