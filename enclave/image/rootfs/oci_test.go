@@ -164,6 +164,7 @@ func TestOCIRefuses(t *testing.T) {
 			b[d.Digest] = append(b[d.Digest], ' ')
 			return index(d)
 		}, "is another one"},
+		"a shorter blob":   {func(b blobs) map[string]any { d := b.image(t, "amd64", one); d.Size++; return index(d) }, "is another one"},
 		"a large manifest": {func(b blobs) map[string]any { d := b.image(t, "amd64", one); d.Size = 1 << 30; return index(d) }, "the manifest is 1073741824 bytes"},
 		"a digest of SHA-512": {func(b blobs) map[string]any {
 			d := b.image(t, "amd64", one)

@@ -351,7 +351,7 @@ func TestReadingCanBeCancelled(t *testing.T) {
 
 // FuzzTar: a tree of whatever parses holds nothing that a ramdisk would refuse.
 func FuzzTar(f *testing.F) {
-	f.Add(packed(f, everything()...))
+	f.Add(packed(f, item{name: "usr/bin/su", content: "su"}, hard("b", "./usr/bin/su"), item{name: "dev/null", kind: tar.TypeChar})) // small: what is found is made smaller first
 	f.Add(packed(f, sym("a", "b"), sym("b", "a"), item{name: "a/c"}))
 	f.Add(packed(f, sym("up", "../.."), item{name: "up/x"}, hard("y", "up/x")))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -141,7 +141,7 @@ func Inputs(t testing.TB, dir string) string {
 // Write writes what [Inputs] does.
 func Write(dir string) error {
 	program := string(Executable(elf.EM_X86_64))
-	files := map[string]string{
+	files := map[string]string{ //nolint:gosec // a passwd file without a password
 		"image.yaml": Recipe, "bzImage": string(BzImage(Version, Config)), "profile.json": `{"realm": "test"}` + "\n",
 		"modules/modules.builtin":               "kernel/drivers/virtio/virtio_mmio.ko\n",
 		"modules/kernel/drivers/nsm.ko":         string(Module("rng-core", "virtio_mmio")),
