@@ -114,3 +114,11 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// CheckTarget says why a symbolic link cannot lead there.
+func CheckTarget(target string) error {
+	if target == "" || len(target) > MaxName || strings.IndexByte(target, 0) >= 0 {
+		return refuse("a link to %.64q, which is no path that Linux takes", target)
+	}
+	return nil
+}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"path"
 	"slices"
-	"strings"
 )
 
 // chunk is how much is handed on at a time: what comes after hashes it, and takes a copy.
@@ -72,8 +71,8 @@ func check(sorted []Entry) (map[*Node]int, error) {
 				return nil, refuse("%q: a file of %d bytes; a ramdisk takes %d, 4 GiB less one", e.Name, e.Size, int64(MaxFile))
 			}
 		case Symlink:
-			if e.Target == "" || len(e.Target) > MaxName || strings.IndexByte(e.Target, 0) >= 0 {
-				return nil, refuse("%q: a link to %.64q, which is no path that Linux takes", e.Name, e.Target)
+			if err := CheckTarget(e.Target); err != nil {
+				return nil, err
 			}
 		case Device:
 		default:

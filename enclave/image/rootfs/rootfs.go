@@ -135,6 +135,11 @@ func (t *Tree) put(dir *node, name string, n *ramdisk.Node) error {
 	if err := ramdisk.CheckName(name); err != nil {
 		return ours(err)
 	}
+	if n.Kind == ramdisk.Symlink {
+		if err := ramdisk.CheckTarget(n.Target); err != nil {
+			return ours(err)
+		}
+	}
 	base := path.Base(name)
 	length := dir.length + 1 + len(base)
 	if length > maxPath {

@@ -203,6 +203,7 @@ func TestTarRefuses(t *testing.T) {
 		"a FIFO":                     {packed(t, item{name: "dev/initctl", kind: tar.TypeFifo}), `"dev/initctl" is a FIFO`},
 		"a file in a file":           {packed(t, item{name: "a", content: "x"}, item{name: "a/b", content: "y"}), `in "a", which is a file`},
 		"links that lead in circles": {packed(t, sym("a", "b"), sym("b", "a"), item{name: "a/c", content: "x"}), "more than 40 links"},
+		"a link to nothing":          {packed(t, sym("a", "")), `a link to "", which is no path`},
 		"many links":                 {packed(t, append(many, item{name: "h0/x", content: "x"})...), "more than 40 links"},
 		"a long path":                {packed(t, item{name: strings.Repeat("0123456789/", 370) + "xxxxxxxxx", content: "x"}), "a path of"},
 		"a long path through links":  {packed(t, append(deep, item{name: "l3/" + strings.Repeat("0123456789/", 100), kind: tar.TypeDir}, item{name: "l3/" + strings.Repeat("0123456789/", 300), kind: tar.TypeDir})...), "links followed"},
