@@ -12,6 +12,7 @@ import (
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -106,6 +107,8 @@ func (b *backend) bytes() (int64, error) {
 // kept is an enclave as its keeper has it.
 type kept interface {
 	Dial(ctx context.Context) (net.Conn, error)
+	// Address is where others dial it, or empty.
+	Address() vsock.Address
 	// PCRs are those of its image, RootPEM what vouches for it if it is SIMULATED.
 	PCRs() attest.PCRSet
 	RootPEM() []byte
@@ -115,10 +118,7 @@ type kept interface {
 	Stop() error
 }
 
-var (
-	_ kept = (*launch.Simulated)(nil)
-	_ kept = (*launch.SimulatedVM)(nil)
-)
+var _ kept = (*launch.Simulated)(nil)
 
 // start starts an enclave of the backend.
 func (b *backend) start(ctx context.Context, beside string) (kept, error) {
@@ -145,7 +145,6 @@ func (b *backend) startQEMU(ctx context.Context) (kept, error) {
 	if _, err := exec.LookPath(b.qemu); err != nil {
 		return nil, usage("deploy/debian/qemu FOLDER fetches one; name FOLDER/qemu/run with --qemu, or in CLOISTER_QEMU", "--qemu: %v", err)
 	}
-	return launch.SimulateVM(ctx, launch.Virtual{
-		Image: b.image, QEMU: b.qemu, CPUs: b.cpus, Memory: memory, Debug: b.debug, Home: home, KMS: kms,
-	})
+	return launch.SimulateVM(ctx, launch.Simulation{Image: b.image, Home: home, KMS: kms},
+		launch.VMConfig{QEMU: b.qemu, CPUs: b.cpus, Memory: memory, Debug: b.debug})
 }

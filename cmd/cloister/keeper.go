@@ -99,8 +99,8 @@ func (k *keeper) boot(ctx context.Context, again <-chan os.Signal) (end bool, er
 // reach is where others dial the enclave: itself, or a socket of the keeper, where its devices are in this
 // process.
 func (k *keeper) reach(ctx context.Context, enclave kept) (address vsock.Address, done func() error, err error) {
-	if direct, ok := enclave.(interface{ Address() vsock.Address }); ok {
-		return direct.Address(), func() error { return nil }, nil
+	if address := enclave.Address(); address != "" {
+		return address, func() error { return nil }, nil
 	}
 	path := besideFile(k.file, ".sock")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

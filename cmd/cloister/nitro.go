@@ -7,8 +7,10 @@ import (
 	"os"
 
 	"github.com/cloister-run/cloister/enclave/aws"
+	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/eif"
 	"github.com/cloister-run/cloister/enclave/launch/nitro"
+	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
 // genuine is a Nitro Enclave as its keeper has it.
@@ -18,6 +20,9 @@ var _ kept = genuine{}
 
 // RootPEM is nothing: AWS's root vouches for it.
 func (genuine) RootPEM() []byte { return nil }
+
+// Address is the enclave's own.
+func (g genuine) Address() vsock.Address { return vsock.PortAddress(g.CID(), image.APIPort) }
 
 // PID is none of this user's.
 func (genuine) PID() int { return 0 }

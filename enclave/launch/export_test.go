@@ -22,9 +22,6 @@ func WithoutMachine(ctx context.Context, cfg Config) (*Enclave, error) {
 	})
 }
 
-// Pid is the number of the enclave's first process.
-func (e *Enclave) Pid() int { return e.process.Pid() }
-
 // ReadConsole is what a console keeps of lines, and whether it says that the enclave is ready.
 func ReadConsole(lines ...string) (kept string, ready bool, err error) {
 	c, to, err := newConsole(maxConsole)

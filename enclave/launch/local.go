@@ -1,10 +1,14 @@
-// Package launch starts enclaves: where one runs is behind [Enclave], how it got there is not
+// Package launch starts enclaves: where one runs is behind [Running], how it got there is not
 // the caller's concern.
 //
 // A local enclave is the same daemon behind the same walls as in production, with this
 // machine's kernel where the Nitro hypervisor would be. It is SIMULATED: whoever owns the
 // machine can look into it. Everything in it is in memory, and it ends with the process that
 // started it, whichever way that ends.
+//
+// An enclave in a virtual machine is the image that boots on EC2, with its kernel, its sockets and its module, and
+// this process where the Nitro hypervisor would be. It is SIMULATED too. Neither the image nor the guest is
+// trusted.
 package launch
 
 import (

@@ -162,7 +162,7 @@ func TestContextEndsDuringStart(t *testing.T) {
 
 func TestStopTwice(t *testing.T) {
 	e := start(t)
-	pid := e.Pid()
+	pid := e.PID()
 	for range 2 {
 		if err := e.Stop(); err != nil {
 			t.Error(err)
@@ -211,7 +211,7 @@ func TestI9KilledEnclave(t *testing.T) {
 	j := newJob(t, "secret", "import shutil, sys, time; shutil.copy(sys.argv[1], sys.argv[2]); time.sleep(3600)")
 	_, err := j.run(t.Context(), t, trust(e), client.Observer{Phase: func(p core.Phase) {
 		if p == core.Executing {
-			_ = unix.Kill(e.Pid(), unix.SIGKILL)
+			_ = unix.Kill(e.PID(), unix.SIGKILL)
 		}
 	}})
 	if !errors.Is(err, client.ErrUnavailable) {
@@ -225,7 +225,7 @@ func TestI9CutRelease(t *testing.T) {
 	const size = 8 << 20
 	for name, end := range map[string]func(*launch.Simulated, net.Conn){
 		"connection": func(_ *launch.Simulated, c net.Conn) { c.Close() },
-		"enclave":    func(e *launch.Simulated, _ net.Conn) { _ = unix.Kill(e.Pid(), unix.SIGKILL) },
+		"enclave":    func(e *launch.Simulated, _ net.Conn) { _ = unix.Kill(e.PID(), unix.SIGKILL) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t)

@@ -17,6 +17,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/launch/vhost/nsm"
 	"github.com/cloister-run/cloister/enclave/launch/vhost/vsock"
 	"github.com/cloister-run/cloister/enclave/proxy"
+	parent "github.com/cloister-run/cloister/enclave/vsock"
 )
 
 // Bounds of a virtual machine.
@@ -260,6 +261,9 @@ func (v *VM) lastWords() string {
 
 // Dial opens a connection to the enclave's API.
 func (v *VM) Dial(ctx context.Context) (net.Conn, error) { return v.vsock.Dial(ctx, image.APIPort) }
+
+// Address is none: the machine's sockets are served by this process.
+func (v *VM) Address() parent.Address { return "" }
 
 // PCRs are those of the image that was started, also where the module has zeros for them.
 func (v *VM) PCRs() attest.PCRSet { return v.pcrs }

@@ -157,6 +157,9 @@ func ask(t *testing.T, v *launch.VM, format string, args ...any) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := fmt.Fprintf(conn, format+"\n", args...); err != nil {
 		t.Fatal(err)
 	}

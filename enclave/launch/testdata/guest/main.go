@@ -100,7 +100,12 @@ func (s stream) Write(p []byte) (n int, err error) {
 }
 
 func (s stream) CloseWrite() error { return unix.Shutdown(int(s), unix.SHUT_WR) }
-func (s stream) Close() error      { return unix.Close(int(s)) }
+
+// Close also wakes who reads: a blocking read would keep the socket open.
+func (s stream) Close() error {
+	_ = unix.Shutdown(int(s), unix.SHUT_RDWR)
+	return unix.Close(int(s))
+}
 
 func dial(cid, port uint32) (stream, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
