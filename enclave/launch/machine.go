@@ -37,14 +37,14 @@ const (
 
 // startMachine starts QEMU on a payload. It has no network, no disk and no name in any file system, and
 // dies with this process.
-func startMachine(cfg VMConfig, p *payload, console *os.File) (*machine, error) {
+func startMachine(cfg VMConfig, how pace, p *payload, console *os.File) (*machine, error) {
 	ours, theirs, err := socketPairs(2)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(theirs)
 	m := &machine{vsock: ours[0], nsm: ours[1], ended: make(chan struct{})}
-	cmd := exec.Command(cfg.QEMU, arguments(p, !cfg.Emulate && hasKVM())...)
+	cmd := exec.Command(cfg.QEMU, arguments(p, how)...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"} // for the script that starts it
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.ExtraFiles = []*os.File{theirs[0], theirs[1], p.kernel, p.ramdisk}
@@ -88,16 +88,10 @@ func (m *machine) end() error {
 
 // arguments describes the machine: a processor, memory that the devices share, a console, two devices, and the
 // parts of the image, with its command line and nothing more.
-func arguments(p *payload, kvm bool) []string {
-	// Emulated, time is counted in instructions: the kernel finds out how fast its clock is by a timer, which on
-	// a machine that is busy fails otherwise, and the machine has no second clock.
-	how := []string{"-accel", "tcg", "-cpu", "max", "-icount", "shift=auto"}
-	if kvm {
-		how = []string{"-accel", "kvm", "-cpu", "host"}
-	}
+func arguments(p *payload, how pace) []string {
 	size := strconv.FormatInt(p.memory/mib, 10)
 	file := func(n int) string { return "/proc/self/fd/" + strconv.Itoa(n) }
-	return append(how,
+	return append(how.accelerator(),
 		"-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-name", "cloister",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-smp", strconv.Itoa(p.cpus), "-m", size,

@@ -63,6 +63,7 @@ type VM struct {
 	pcrs    attest.PCRSet
 
 	beat    chan struct{} // closed when the guest came up
+	asked   *firstAsked
 	stop    context.CancelFunc
 	servers errgroup.Group
 	ended   chan struct{}
@@ -91,18 +92,44 @@ func startVM(ctx context.Context, cfg VMConfig) (*VM, error) {
 	defer payload.close() // QEMU has its own by the time that the guest answers
 	ctx, cancel := context.WithTimeoutCause(ctx, vmStartTimeout, fmt.Errorf("no answer within %v", vmStartTimeout))
 	defer cancel()
-	v := &VM{vsock: vsock.New(guestCID), pcrs: payload.pcrs, beat: make(chan struct{}), ended: make(chan struct{})}
-	if err := v.boot(cfg, payload); err != nil {
+	for _, how := range cfg.paces() {
+		v, err := tryVM(ctx, cfg, how, payload)
+		if err == nil || !errors.Is(err, errClock) {
+			return v, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", ErrStart, errClock)
+}
+
+// tryVM boots the machine at one pace.
+func tryVM(ctx context.Context, cfg VMConfig, how pace, p *payload) (*VM, error) {
+	v := &VM{vsock: vsock.New(guestCID), pcrs: p.pcrs, beat: make(chan struct{}), ended: make(chan struct{})}
+	v.asked = newFirstAsked(cfg.NSM(v.documented(cfg.Debug)))
+	if err := v.boot(cfg, how, p); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStart, err)
 	}
-	if err := v.await(ctx); err != nil {
+	ctx, end := context.WithCancelCause(ctx)
+	var clock errgroup.Group
+	if how == emulated {
+		clock.Go(func() error {
+			err := v.watchClock(ctx)
+			if err != nil {
+				end(err)
+			}
+			return err
+		})
+	}
+	err := v.await(ctx)
+	end(nil)
+	_ = clock.Wait() // what it says is the cause that await gave
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w%s", ErrStart, err, v.lastWords()), v.Stop())
 	}
 	return v, nil
 }
 
 // boot starts the machine and what it finds outside of itself.
-func (v *VM) boot(cfg VMConfig, p *payload) (err error) {
+func (v *VM) boot(cfg VMConfig, how pace, p *payload) (err error) {
 	keep := maxConsole
 	if cfg.Debug {
 		keep = debugConsole
@@ -112,7 +139,7 @@ func (v *VM) boot(cfg VMConfig, p *payload) (err error) {
 		return err
 	}
 	defer out.Close() // the machine has its own
-	m, err := startMachine(cfg, p, out)
+	m, err := startMachine(cfg, how, p, out)
 	if err != nil {
 		c.close()
 		return err
@@ -128,7 +155,7 @@ func (v *VM) boot(cfg VMConfig, p *payload) (err error) {
 	if err != nil {
 		return errors.Join(err, v.abandon())
 	}
-	module := nsm.New(cfg.NSM(v.documented(cfg.Debug)))
+	module := nsm.New(v.asked)
 	v.serve(ctx, "the machine's sockets", func(ctx context.Context) error { return v.vsock.Serve(ctx, m.vsock) })
 	v.serve(ctx, "the machine's module", func(ctx context.Context) error { return module.Serve(ctx, m.nsm) })
 	v.serve(ctx, "the door", func(ctx context.Context) error {
