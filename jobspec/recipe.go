@@ -85,7 +85,7 @@ const (
 	minImageMemory = 64 << 20
 
 	defaultCommandLine = "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on" // as that of nitro-cli's kernel
-	defaultImageMemory = 1 << 30                                                       // those of nitro-cli's images
+	defaultImageMemory = 4 << 30                                                       // of which jobs have more than half
 	defaultImageCPUs   = 2
 	defaultImageName   = "cloister"
 
@@ -131,7 +131,7 @@ func recipeFile() *shape {
 		optional("roots", host("Certificates in PEM under which the KMS proves to be AWS's.")),
 		required("root", "say where the executors' root comes from: root: {folder: ./rootfs}", root),
 		optional("compress", compress),
-		optional("memory", &shape{kind: sizeKind, low: minImageMemory, high: maxMemory, shown: "1GiB",
+		optional("memory", &shape{kind: sizeKind, low: minImageMemory, high: maxMemory, shown: "4GiB",
 			doc: "The memory that the image asks for. Whoever starts it may give it more; not attested."}),
 		optional("cpus", number("The processor cores that it asks for. Not attested.", 1, maxCPUs, defaultImageCPUs)),
 		optional("metadata", object("What the image says of itself. Not attested.",

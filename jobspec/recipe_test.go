@@ -76,14 +76,14 @@ func TestParseRecipeFillsDefaultsIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if implicit.Compress != jobspec.Uncompressed || implicit.Memory != 1<<30 || implicit.CPUs != 2 || implicit.Metadata.Name != "cloister" ||
+	if implicit.Compress != jobspec.Uncompressed || implicit.Memory != 4<<30 || implicit.CPUs != 2 || implicit.Metadata.Name != "cloister" ||
 		!strings.Contains(implicit.CommandLine, "console=ttyS0") || implicit.Kernel.Modules != nil {
 		t.Errorf("%+v", implicit)
 	}
 	for path, node := range fieldsOf(t, jobspec.RecipeSchema()) {
 		if value, ok := node["default"]; ok {
 			want := map[string]any{
-				"command_line": implicit.CommandLine, "compress": string(implicit.Compress), "memory": "1GiB", "cpus": float64(implicit.CPUs), "metadata.name": implicit.Metadata.Name,
+				"command_line": implicit.CommandLine, "compress": string(implicit.Compress), "memory": "4GiB", "cpus": float64(implicit.CPUs), "metadata.name": implicit.Metadata.Name,
 			}[path]
 			if value != want {
 				t.Errorf("%s: %v is printed, %v is filled in", path, value, want)

@@ -74,7 +74,7 @@ type Limits struct {
 	// MemoryBytes bounds the linear memory of an instance. Default 64 MiB; a multiple of
 	// 64 KiB, at most 2 GiB.
 	MemoryBytes int64
-	// CompileTime bounds how long Load waits for a compilation. Default 30 s; a policy written
+	// CompileTime bounds how long Load waits for a compilation. Default 2 min; a policy written
 	// in Go takes about 1.
 	CompileTime time.Duration
 	// DecideTime bounds one decision, start function included, but for the time to read
@@ -104,7 +104,7 @@ func (l Limits) withDefaults() (Limits, error) {
 	}
 	fill(&l.ModuleBytes, 16<<20)
 	fill(&l.MemoryBytes, 64<<20)
-	fill(&l.CompileTime, 30*time.Second)
+	fill(&l.CompileTime, 2*time.Minute)
 	fill(&l.DecideTime, 30*time.Second)
 	fill(&l.RequestBytes, 4<<20)
 	fill(&l.DecisionBytes, abi.MaxDecisionBytes)

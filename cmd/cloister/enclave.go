@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
 const aboutEnclaveStart = `Start starts an enclave that stays until it is stopped, so that jobs outlive the terminal. NAME is what --enclave
@@ -54,13 +55,18 @@ func (a *app) enclaveCommand() *cobra.Command {
 		Use: "stop NAME", Short: "Stop an enclave; every job in it is cancelled", Args: takes("cloister enclave stop NAME", 1),
 		RunE: func(c *cobra.Command, args []string) error { return a.stopEnclave(c.Context(), args[0]) },
 	}
+	console := &cobra.Command{
+		Use: "console NAME", Short: "Print the console of an enclave in debug mode", Long: aboutEnclaveConsole,
+		Args: takes("cloister enclave console NAME", 1),
+		RunE: func(c *cobra.Command, args []string) error { return a.enclaveConsole(c.Context(), args[0]) },
+	}
 	serve := &cobra.Command{
 		Use: "serve NAME", Hidden: true, Args: takes("cloister enclave start NAME", 1),
 		RunE: func(c *cobra.Command, args []string) error { return a.serveEnclave(c.Context(), args[0], &b) },
 	}
 	b.add(start)
 	b.add(serve)
-	group.AddCommand(start, list, stop, restart, serve)
+	group.AddCommand(start, list, stop, restart, console, serve)
 	return group
 }
 
@@ -202,4 +208,32 @@ func (a *app) restartEnclave(ctx context.Context, name string) error {
 	}
 	say(a.stdout, "restarted %s\n", name)
 	return nil
+}
+
+// enclaveConsole prints lines as they come. What could steer a terminal does not.
+func (a *app) enclaveConsole(ctx context.Context, name string) error {
+	s, err := findStanding(name)
+	if err != nil {
+		return err
+	}
+	if !s.Debug {
+		return usage("start it with --debug; no key is released to it then", "the enclave %q has no console: it is not in debug mode", name)
+	}
+	file, err := standingFile(name)
+	if err != nil {
+		return err
+	}
+	conn, err := vsock.UnixAddress(besideFile(file, consoleSuffix)).Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("the console of %s: %w", name, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	for lines := bufio.NewReaderSize(conn, maxText); ; {
+		line, _, err := lines.ReadLine() // a line that is longer comes in pieces
+		if err != nil {
+			return context.Cause(ctx)
+		}
+		say(a.stdout, "%s\n", printable(string(line)))
+	}
 }

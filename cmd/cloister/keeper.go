@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -79,6 +81,11 @@ func (k *keeper) boot(ctx context.Context, again <-chan os.Signal) (end bool, er
 		return true, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	silence, err := k.tell(ctx, enclave)
+	if err != nil {
+		return true, err
+	}
+	defer func() { err = errors.Join(err, silence()) }()
 	k.boots++
 	if err := k.record(enclave, address); err != nil {
 		return true, err
@@ -103,19 +110,64 @@ func (k *keeper) reach(ctx context.Context, enclave kept) (address vsock.Address
 		return address, func() error { return nil }, nil
 	}
 	path := besideFile(k.file, ".sock")
+	done, err = serveSocket(ctx, path, func(ctx context.Context, l net.Listener) error { return proxy.Relay(ctx, l, enclave.Dial) })
+	return vsock.UnixAddress(path), done, err
+}
+
+// tell shows this user the console of an enclave in debug mode.
+func (k *keeper) tell(ctx context.Context, enclave kept) (done func() error, err error) {
+	follow, ok := enclave.(interface {
+		Follow(ctx context.Context, w io.Writer) error
+	})
+	if !k.backend.debug || !ok {
+		return func() error { return nil }, nil
+	}
+	return serveSocket(ctx, besideFile(k.file, consoleSuffix), func(ctx context.Context, l net.Listener) error {
+		return tellAll(ctx, l, follow.Follow)
+	})
+}
+
+// consoleSuffix is that of the socket where a keeper shows the console.
+const consoleSuffix = ".console"
+
+// tellAll shows everybody who connects the console until ctx ends.
+func tellAll(ctx context.Context, l net.Listener, follow func(context.Context, io.Writer) error) error {
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	defer l.Close()
+	var all errgroup.Group
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			err = errors.Join(err, all.Wait())
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		all.Go(func() error {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+			_ = follow(ctx, conn) // whoever listened is gone, or sees that it ended
+			return nil
+		})
+	}
+}
+
+// serveSocket serves a Unix socket of this user alone until done is called, which waits for that.
+func serveSocket(ctx context.Context, path string, serve func(context.Context, net.Listener) error) (done func() error, err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", nil, err
+		return nil, err
 	}
 	l, err := vsock.ListenUnix(path)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	var relay errgroup.Group
-	relay.Go(func() error { return proxy.Relay(ctx, l, enclave.Dial) })
-	return vsock.UnixAddress(path), func() error {
+	var serving errgroup.Group
+	serving.Go(func() error { return serve(ctx, l) })
+	return func() error {
 		stop()
-		return errors.Join(relay.Wait(), os.Remove(path))
+		return errors.Join(serving.Wait(), os.Remove(path))
 	}, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -23,6 +24,9 @@ func (genuine) RootPEM() []byte { return nil }
 
 // Address is the enclave's own.
 func (g genuine) Address() vsock.Address { return vsock.PortAddress(g.CID(), image.APIPort) }
+
+// Follow writes what is on the console of an enclave in debug mode.
+func (g genuine) Follow(ctx context.Context, w io.Writer) error { return g.Console(ctx, w) }
 
 // PID is none of this user's.
 func (genuine) PID() int { return 0 }

@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 
 	"github.com/cloister-run/cloister/plugins/sandbox"
@@ -38,4 +39,19 @@ func ReadConsole(lines ...string) (kept string, ready bool, err error) {
 	}
 	c.close()
 	return c.String(), ready, err
+}
+
+// FollowConsole follows a console that keeps few bytes: write adds to it, done ends it and gives what whoever follows had.
+func FollowConsole(ctx context.Context, keep int, w io.Writer) (write func(string) error, done func() error, err error) {
+	c, to, err := newConsole(keep)
+	if err != nil {
+		return nil, nil, err
+	}
+	followed := make(chan error, 1)
+	go func() { followed <- c.follow(ctx, w) }()
+	return func(s string) error { _, err := to.WriteString(s); return err }, func() error {
+		err := errors.Join(to.Close(), <-followed)
+		c.close()
+		return err
+	}, nil
 }

@@ -12,14 +12,12 @@
 package launch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -189,70 +187,4 @@ func localMounts(dir string) ([]sandbox.Mount, error) {
 		mounts = append(mounts, sandbox.Mount{Source: "/sys/fs/cgroup", Target: "/sys/fs/cgroup", Writable: true})
 	}
 	return mounts, nil
-}
-
-// console keeps the last of what an enclave writes, and waits for the line that it is ready.
-type console struct {
-	from *os.File
-	keep int // bytes
-
-	mu    sync.Mutex
-	kept  []byte
-	ready chan struct{}
-	ended chan struct{}
-}
-
-func newConsole(keep int) (*console, *os.File, error) {
-	from, to, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	c := &console{from: from, keep: keep, ready: make(chan struct{}), ended: make(chan struct{})}
-	go c.read()
-	return c, to, nil
-}
-
-func (c *console) read() {
-	defer close(c.ended)
-	buf := make([]byte, 4096)
-	seen := false
-	for {
-		n, err := c.from.Read(buf)
-		c.mu.Lock()
-		c.kept = append(c.kept, buf[:n]...)
-		c.kept = c.kept[max(0, len(c.kept)-c.keep):]
-		// The line may have begun in what was read before.
-		found := !seen && bytes.Contains(c.kept[max(0, len(c.kept)-n-len(image.Ready)):], []byte(image.Ready+"\n"))
-		c.mu.Unlock()
-		if found {
-			seen = true
-			close(c.ready)
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// wait returns when the enclave is ready, or says what it wrote instead.
-func (c *console) wait(ctx context.Context) error {
-	select {
-	case <-c.ready:
-		return nil
-	case <-c.ended:
-		return fmt.Errorf("%w: %s", ErrStart, strings.TrimSpace(c.String()))
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (c *console) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return string(c.kept)
-}
-
-func (c *console) close() {
-	_ = c.from.Close() // a pipe that was only read
-	<-c.ended
 }

@@ -1,8 +1,10 @@
 package launch_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -107,6 +109,28 @@ func TestConsole(t *testing.T) {
 		if last := row.lines[len(row.lines)-1]; !strings.HasSuffix(kept, last) || len(kept) > 64<<10 {
 			t.Errorf("%s: %d bytes were kept, the last of them %q", name, len(kept), kept[max(0, len(kept)-20):])
 		}
+	}
+}
+
+// TestAConsoleIsFollowed: whoever follows gets what was kept and what comes, each once and in order.
+func TestAConsoleIsFollowed(t *testing.T) {
+	r, w := io.Pipe()
+	write, done, err := launch.FollowConsole(t.Context(), 1<<20, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(r)
+	for i := range 100 {
+		line := fmt.Sprintf("line %d", i)
+		if err := write(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if !lines.Scan() || lines.Text() != line {
+			t.Fatalf("%q, want %q", lines.Text(), line)
+		}
+	}
+	if err := done(); err != nil {
+		t.Error(err)
 	}
 }
 

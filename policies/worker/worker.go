@@ -59,7 +59,7 @@ type Config struct {
 // Defaults of time, as package policies has them, and what the pool adds before it gives up on a
 // worker that should have.
 const (
-	compileTime = 30 * time.Second
+	compileTime = 2 * time.Minute // a large module takes a second or two, and thirty where the processor is emulated
 	decideTime  = 30 * time.Second
 	grace       = time.Second
 )

@@ -124,7 +124,7 @@ func TestWhatIsInAnImage(t *testing.T) {
 		"folder 0755 cloister", "file 0755 cloister/cloisterd", "folder 0755 cloister/executors", "file 0755 cloister/executors/cloister-executor",
 		"folder 0755 cloister/executors/python", "file 0644 cloister/executors/python/manifest.json: {}\n",
 		"folder 0755 cloister/modules", "file 0644 cloister/modules/00-rng_core.ko", "file 0644 cloister/modules/01-nsm.ko",
-		"file 0755 cloister/policy", `file 0644 cloister/profile.json: {"realm": "test"}` + "\n", "file 0755 cloister/walls",
+		"file 0755 cloister/policy", `file 0644 cloister/profile.json: {"realm": "test", "listen": "vsock"}` + "\n", "file 0755 cloister/walls",
 		"folder 0755 dev", "character device 0600 dev/console", "symbolic link 0777 init -> cloister/cloisterd",
 		"folder 0755 proc", "folder 0755 rootfs", "folder 0755 run", "folder 0755 run/cloister", "folder 0755 sys", "folder 1777 tmp",
 		"folder 0755 var", "folder 0755 var/lib", "folder 0755 var/lib/cloister",
@@ -143,7 +143,7 @@ func TestWhatIsInAnImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := io.ReadAll(img.Data(img.Sections[1]))
-	if err != nil || string(line) != "console=ttyS0 quiet" || img.ARM || img.Memory != 1<<30 || img.CPUs != 2 {
+	if err != nil || string(line) != "console=ttyS0 quiet" || img.ARM || img.Memory != 4<<30 || img.CPUs != 2 {
 		t.Errorf("%q, %v, %+v", line, err, img)
 	}
 }
@@ -251,6 +251,7 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 		"no executors":                 {nil, remove("enclave/executors"), "enclave", "holds no folder executors"},
 		"no profile":                   {nil, remove("profile.json"), "profile", "no such file"},
 		"no profile anywhere":          {[]string{"profile: profile.json\n", ""}, remove("enclave/profile.json"), "enclave", "holds no profile.json"},
+		"a profile of a local enclave": {nil, put("profile.json", []byte(`{"listen": "unix"}`)), "enclave", "does not say that the enclave listens on vsock"},
 		"a profile that is no JSON":    {nil, put("profile.json", []byte("realm: aws")), "enclave", "is not JSON"},
 		"a daemon of another machine":  {nil, put("enclave/cloisterd", buildtest.Executable(elf.EM_AARCH64)), "enclave", "cloisterd is for EM_AARCH64"},
 		"a daemon that needs a loader": {nil, put("enclave/cloisterd", buildtest.Dynamic(elf.EM_X86_64)), "enclave", "cloisterd needs a dynamic loader"},

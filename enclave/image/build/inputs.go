@@ -218,19 +218,28 @@ func (p *Plan) checkBoot(t *rootfs.Tree) {
 	switch n := t.Find(image.Profile); {
 	case n == nil || n.Kind != ramdisk.File:
 		p.report(at, "name one: profile: FILE", "%q holds no %s", p.recipe.Enclave, image.Profile)
-	case n.Size > maxText || !isJSON(n):
+	case n.Size > maxText || !json.Valid(readNode(n)):
 		p.report(at, "docs/attestation.md says what is in one", "%s is not JSON", image.Profile)
+	default:
+		var profile struct {
+			Listen string `json:"listen"`
+		}
+		if err := json.Unmarshal(readNode(n), &profile); err != nil || profile.Listen != "vsock" {
+			p.report(at, "name deploy/aws/profile.json or deploy/vm/profile.json as profile",
+				"%s does not say that the enclave listens on vsock: nobody would reach what boots", image.Profile)
+		}
 	}
 }
 
-func isJSON(n *ramdisk.Node) bool {
+// readNode is the content of a small file, or nothing.
+func readNode(n *ramdisk.Node) []byte {
 	f, err := n.Open()
 	if err != nil {
-		return false
+		return nil
 	}
 	defer f.Close()
-	data, err := io.ReadAll(f)
-	return err == nil && json.Valid(data)
+	data, _ := io.ReadAll(f) // a part of a profile is none
+	return data
 }
 
 // unfit says why an executable would not run where there is nothing but it.

@@ -142,7 +142,7 @@ func Inputs(t testing.TB, dir string) string {
 func Write(dir string) error {
 	program := string(Executable(elf.EM_X86_64))
 	files := map[string]string{ //nolint:gosec // a passwd file without a password
-		"image.yaml": Recipe, "bzImage": string(BzImage(Version, Config)), "profile.json": `{"realm": "test"}` + "\n",
+		"image.yaml": Recipe, "bzImage": string(BzImage(Version, Config)), "profile.json": `{"realm": "test", "listen": "vsock"}` + "\n",
 		"modules/modules.builtin":               "kernel/drivers/virtio/virtio_mmio.ko\n",
 		"modules/kernel/drivers/nsm.ko":         string(Module("rng-core", "virtio_mmio")),
 		"modules/kernel/drivers/rng-core.ko.gz": string(zip(Module())),

@@ -1,0 +1,173 @@
+package launch_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hf/nsm/request"
+	"github.com/hf/nsm/response"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloister-run/cloister/core/receipt"
+	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/proxy"
+)
+
+// askedFor is a module that notes what it is asked for.
+type askedFor struct {
+	attest.Handler
+	mu  sync.Mutex
+	all []string
+}
+
+func (a *askedFor) Answer(ctx context.Context, r request.Request) response.Response {
+	a.mu.Lock()
+	a.all = append(a.all, strings.TrimPrefix(reflect.TypeOf(r).String(), "*request."))
+	a.mu.Unlock()
+	return a.Handler.Answer(ctx, r)
+}
+
+// bootImage boots the image that `make vm` built, in a machine that ends with the test.
+func bootImage(t *testing.T) (*launch.VM, client.Config, *askedFor) {
+	t.Helper()
+	dir := cache(t)
+	ca := newHome(t).CA()
+	module := &askedFor{}
+	v, err := launch.QEMU(t.Context(), launch.VMConfig{
+		Image: filepath.Join(dir, "cloister.eif"), QEMU: filepath.Join(dir, "qemu/run"), Door: proxy.Config{},
+		NSM: func(pcrs attest.PCRSet) attest.Handler {
+			module.Handler = devkit.NewNSM(ca, pcrs, time.Now)
+			return module
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(v.Console())
+		}
+	})
+	return v, client.Config{Dial: v.Dial, Root: ca.Root(), Realm: attest.RealmLocal, PCRs: v.PCRs()}, module
+}
+
+// TestMachineOfTheImage boots one machine for all that is seen of it from the outside.
+func TestMachineOfTheImage(t *testing.T) {
+	v, cfg, module := bootImage(t)
+	t.Run("the kernel has the module's entropy before anything is signed", func(t *testing.T) {
+		module.mu.Lock()
+		defer module.mu.Unlock()
+		first := map[string]int{}
+		for i, name := range module.all {
+			if _, ok := first[name]; !ok {
+				first[name] = i
+			}
+		}
+		random, ok := first["GetRandom"]
+		if signed, asked := first["Attestation"]; !ok || !asked || random > signed {
+			t.Errorf("%v", module.all)
+		}
+	})
+	t.Run("a parent that floods the API", func(t *testing.T) { flood(t, v, cfg) })
+	t.Run("I1 no application is heard on the console", func(t *testing.T) { hear(t, v, cfg) })
+}
+
+// flood has a hundred connections speak garbage, stall, or close at once; the enclave answers who asks properly.
+func flood(t *testing.T, v *launch.VM, cfg client.Config) {
+	garbage := make([]byte, 1<<20)
+	_, _ = rand.Read(garbage)
+	var all errgroup.Group
+	for i := range 99 {
+		conn, err := v.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		switch i % 3 {
+		case 0:
+			all.Go(func() error { return conn.Close() })
+		case 1:
+			all.Go(func() error { _, _ = conn.Write(garbage); return nil }) // it is hung up on
+		case 2: // it says nothing
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := newClient(t, cfg).Attest(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// hear runs the hostile application of .ci/vm, whose children crash and run out of memory under a name that must not be heard.
+func hear(t *testing.T, v *launch.VM, cfg client.Config) {
+	app, err := os.ReadFile("../../.ci/vm/app/main.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "SECRET-4711"
+	if !bytes.Contains(app, []byte(name)) {
+		t.Fatal("the application says no secret")
+	}
+	j := newJob(t, "", string(app))
+	j.text = "version: 1\nname: hostile\napplication: {from: app, command: {entrypoint: main.py, args: [\"${outputs.out}\"], outputs: {out: out}}}\n" +
+		"outputs: {out: {save_to: out}}\nlimits: {cpus: 1, memory: 256MiB, disk: 16MiB, processes: 32, run: 5m}\n"
+	report, err := j.run(t.Context(), t, cfg, client.Observer{})
+	if err != nil || report.Result.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if !strings.Contains(j.out(), "shut restart the machine") || strings.Count(j.out(), "OPEN") != 1 {
+		t.Errorf("%s", j.out())
+	}
+	if said := v.Console(); strings.Contains(said, name) || strings.Contains(said, "python") {
+		t.Errorf("the console says %s", said)
+	}
+}
+
+// TestMachineOfADamagedImage: an image that anybody changed after it was measured boots as nothing.
+func TestMachineOfADamagedImage(t *testing.T) {
+	dir := cache(t)
+	image := filepath.Join(t.TempDir(), "damaged.eif")
+	from, err := os.Open(filepath.Join(dir, "cloister.eif"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := io.Copy(to, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.WriteAt([]byte("x"), size/2); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = launch.QEMU(t.Context(), launch.VMConfig{
+		Image: image, QEMU: filepath.Join(dir, "qemu/run"),
+		NSM: func(attest.PCRSet) attest.Handler { t.Error("it was measured"); return nil },
+	})
+	if !errors.Is(err, launch.ErrStart) || !strings.Contains(err.Error(), "it is damaged") {
+		t.Errorf("%v", err)
+	}
+}
