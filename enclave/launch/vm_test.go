@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/attest/devca"
@@ -24,6 +26,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/eif"
 	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/launch/vhost/vsock"
 	"github.com/cloister-run/cloister/enclave/proxy"
 )
 
@@ -190,6 +193,36 @@ func TestMachine(t *testing.T) {
 	}
 	if verified == nil || v.PCRs()[0].IsZero() {
 		t.Error("nothing was measured")
+	}
+	open := ask(t, v, "echo")
+	_ = ask(t, v, "exit")
+	<-v.Ended()
+	if _, err := io.ReadAll(open); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("a stream of a machine that is gone: %v", err)
+	}
+	if _, err := v.Dial(t.Context()); !errors.Is(err, vsock.ErrEnded) {
+		t.Errorf("a machine that is gone: %v", err)
+	}
+}
+
+// In debug mode a genuine document says nothing of the image, and a client that expects it refuses.
+func TestI5_MachineInDebugMode(t *testing.T) {
+	v, ca := bootGuest(t, launch.VMConfig{Debug: true})
+	document := answer(t, v, "attest 00")
+	options := attest.Options{Root: ca.Root(), Realm: attest.RealmLocal, At: time.Now()}
+	options.Inspect = true
+	verified, err := attest.Verify(document, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if !verified.PCRs[i].IsZero() || v.PCRs()[i].IsZero() {
+			t.Errorf("PCR%d is %v", i, verified.PCRs[i])
+		}
+	}
+	options.Inspect, options.PCRs = false, v.PCRs()
+	if _, err := attest.Verify(document, options); err == nil {
+		t.Error("it is taken for the image")
 	}
 }
 

@@ -46,10 +46,7 @@ const (
 
 // pair offers a chain of two: what is read, and as much room.
 func pair(r *vhosttest.Ring, first int, text string) {
-	copy(r.Buffer(first), text)
-	r.Describe(first, r.Address(first), uint32(len(text)), next, uint16(first+1))
-	r.Describe(first+1, r.Address(first+1), uint32(len(text)), write, 0)
-	r.Offer(uint16(first))
+	r.Both(first, []byte(text), len(text))
 	r.Kick()
 }
 
@@ -131,6 +128,11 @@ func TestConfigurationSpace(t *testing.T) {
 
 // A guest that breaks the rules of a ring loses the device, and this process reads and writes nothing else.
 func TestGuestBreaksTheRing(t *testing.T) {
+	fill := func(r *vhosttest.Ring) { // with chains that would do
+		for range vhosttest.Size {
+			r.Entry(10)
+		}
+	}
 	end := func(r *vhosttest.Ring) uint64 { return r.Address(vhosttest.Size) } // of the memory
 	for name, do := range map[string]func(*vhosttest.Ring){
 		"a head beyond the ring":     func(r *vhosttest.Ring) { r.Offer(vhosttest.Size) },
@@ -147,6 +149,7 @@ func TestGuestBreaksTheRing(t *testing.T) {
 			for i := range 16 {
 				r.Describe(i, vhosttest.Base, 4<<20, next, uint16(i+1))
 			}
+			r.Describe(16, vhosttest.Base, 1, 0, 0)
 			r.Offer(0)
 		},
 		"to read behind what to write": func(r *vhosttest.Ring) {
@@ -154,8 +157,8 @@ func TestGuestBreaksTheRing(t *testing.T) {
 			r.Describe(1, r.Address(1), 1, 0, 0)
 			r.Offer(0)
 		},
-		"more buffers than the ring has": func(r *vhosttest.Ring) { r.SetIndex(vhosttest.Size + 1) },
-		"buffers taken back":             func(r *vhosttest.Ring) { r.SetIndex(0xffff) },
+		"more buffers than the ring has": func(r *vhosttest.Ring) { fill(r); r.SetIndex(vhosttest.Size + 2) },
+		"buffers taken back":             func(r *vhosttest.Ring) { fill(r); r.SetIndex(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := vhosttest.New(t, echo(1).Serve, 1)
@@ -244,6 +247,15 @@ func TestKickBeforeSetUp(t *testing.T) {
 	g.Send(12, 0, vhosttest.U64(0), g.File)
 	if err := g.Ended(); err == nil {
 		t.Error("a queue without memory is kicked")
+	}
+	g = vhosttest.Connect(t, echo(1).Serve, 1)
+	g.Negotiate()
+	const user = vhosttest.UserBase
+	g.Do(9, bytes.Join([][]byte{vhosttest.State(0, 0), vhosttest.U64(user), vhosttest.U64(user + 0x2000), vhosttest.U64(user + 0x1000), vhosttest.U64(0)}, nil))
+	g.Do(18, vhosttest.State(0, 1))
+	g.Send(12, 0, vhosttest.U64(0), g.File)
+	if err := g.Ended(); err == nil {
+		t.Error("a queue of no size is kicked")
 	}
 }
 

@@ -76,6 +76,8 @@ func TestGuestBreaksTheRules(t *testing.T) {
 		"an empty request":            func(r *vhosttest.Ring) { ask(r, "", 0x3000) },
 		"no room for the answer":      func(r *vhosttest.Ring) { ask(r, getRandom, 10) },
 		"room first":                  func(r *vhosttest.Ring) { r.Room(1, 0x3000); r.Send(0, []byte(getRandom)); r.Kick() },
+		"room with a request":         func(r *vhosttest.Ring) { r.Both(2, []byte(getRandom), 9); r.Room(1, 0x3000); r.Kick() },
+		"a request with room":         func(r *vhosttest.Ring) { r.Send(0, []byte(getRandom)); r.Both(2, []byte("x"), 0x3000); r.Kick() },
 		"two requests":                func(r *vhosttest.Ring) { r.Send(1, []byte(getRandom)); r.Send(0, []byte(getRandom)); r.Kick() },
 	} {
 		t.Run(name, func(t *testing.T) {

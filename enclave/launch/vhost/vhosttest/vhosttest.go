@@ -257,9 +257,14 @@ func (r *Ring) Describe(i int, address uint64, length uint32, flags, next uint16
 
 // Offer makes a chain available, without a kick.
 func (r *Ring) Offer(head uint16) {
+	r.Entry(head)
+	r.SetIndex(r.next)
+}
+
+// Entry writes the next entry of the ring, and makes nothing available.
+func (r *Ring) Entry(head uint16) {
 	binary.LittleEndian.PutUint16(r.avail[4+2*int(r.next%Size):], head)
 	r.next++
-	r.SetIndex(r.next)
 }
 
 // SetIndex says how many chains were ever made available.
@@ -283,6 +288,13 @@ func (r *Ring) Send(descriptor int, data []byte) {
 // Room offers what the device is to write, in one buffer.
 func (r *Ring) Room(descriptor, size int) {
 	r.Describe(descriptor, r.Address(descriptor), uint32(size), 2, 0)
+	r.Offer(uint16(descriptor))
+}
+
+// Both offers a chain of two buffers, the descriptor's and the next one's: what the device is to read, and room.
+func (r *Ring) Both(descriptor int, data []byte, room int) {
+	r.Describe(descriptor, r.Address(descriptor), uint32(copy(r.Buffer(descriptor), data)), 1, uint16(descriptor+1))
+	r.Describe(descriptor+1, r.Address(descriptor+1), uint32(room), 2, 0)
 	r.Offer(uint16(descriptor))
 }
 

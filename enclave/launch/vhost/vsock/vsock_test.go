@@ -291,10 +291,16 @@ func TestReset(t *testing.T) {
 
 func TestWhatIsNoPacketEndsTheDevice(t *testing.T) {
 	for name, do := range map[string]func(*guest){
-		"no header":            func(g *guest) { g.raw(make([]byte, 43)) },
-		"less than it says":    func(g *guest) { g.send(packet{Length: 1, Op: data}) },
-		"nothing":              func(g *guest) { g.raw(nil) },
-		"room instead":         func(g *guest) { g.Rings[tx].Room(0, 100); g.Rings[tx].Kick() },
+		"no header":         func(g *guest) { g.raw(make([]byte, 43)) },
+		"less than it says": func(g *guest) { g.send(packet{Length: 1, Op: data}) },
+		"nothing":           func(g *guest) { g.raw(nil) },
+		"room instead":      func(g *guest) { g.Rings[tx].Room(0, 100); g.Rings[tx].Kick() },
+		"room as well":      func(g *guest) { g.Rings[tx].Both(0, packet{Op: data}.encode(), 100); g.Rings[tx].Kick() },
+		"a packet in the room": func(g *guest) {
+			g.Rings[rx].Both(9, []byte("x"), 100)
+			g.Rings[rx].Kick()
+			g.send(packet{Port: 1, Op: request})
+		},
 		"no room for a header": func(g *guest) { g.Rings[rx].Room(9, 44); g.Rings[rx].Kick(); g.send(packet{Port: 1, Op: request}) },
 		"a packet in its place": func(g *guest) {
 			g.Rings[rx].Send(9, make([]byte, 100))
@@ -371,10 +377,20 @@ func TestCreditOfTheReader(t *testing.T) {
 // A guest that asks and takes no answers costs no more than a bounded number of them.
 func TestFlood(t *testing.T) {
 	d, g := connect(t, 0)
-	listen(t, d, 5)
+	l := listen(t, d, 5)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
 	for i := range uint32(3000) {
 		g.send(packet{SourcePort: i, Port: 5 + i%2, Op: request})
 		g.send(packet{SourcePort: i, Port: 5, Op: creditRequest})
+		g.send(packet{SourcePort: i, Port: 5, Op: reset})
 	}
 	g.room(vhosttest.Size)
 	answers := 0
