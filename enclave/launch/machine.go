@@ -155,7 +155,7 @@ func socketPairs(n int) (ours []*net.UnixConn, theirs []*os.File, err error) {
 		if err != nil {
 			return ours, theirs, err
 		}
-		ours = append(ours, conn.(*net.UnixConn)) //nolint:forcetypeassert,errcheck // of this family
+		ours = append(ours, conn.(*net.UnixConn)) // of this family
 	}
 	return ours, theirs, nil
 }

@@ -103,7 +103,7 @@ func conn(t testing.TB, fd int) *net.UnixConn {
 	defer f.Close()
 	c, err := net.FileConn(f)
 	must(t, err)
-	return c.(*net.UnixConn) //nolint:forcetypeassert,errcheck // of this family
+	return c.(*net.UnixConn) // of this family
 }
 
 func event(t testing.TB) *os.File {
