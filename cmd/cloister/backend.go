@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -115,6 +116,8 @@ type kept interface {
 	// PID is its process on this machine, or 0.
 	PID() int
 	Ended() <-chan struct{}
+	// Follow writes what is on its console, and then whatever comes.
+	Follow(ctx context.Context, w io.Writer) error
 	Stop() error
 }
 

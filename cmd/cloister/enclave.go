@@ -231,8 +231,8 @@ func (a *app) enclaveConsole(ctx context.Context, name string) error {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	for lines := bufio.NewReaderSize(conn, maxText); ; {
 		line, _, err := lines.ReadLine() // a line that is longer comes in pieces
-		if err != nil {
-			return context.Cause(ctx)
+		if err != nil { // it ended, or this command is interrupted, which is how it is meant to end
+			return nil
 		}
 		say(a.stdout, "%s\n", printable(string(line)))
 	}

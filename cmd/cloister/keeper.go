@@ -116,14 +116,11 @@ func (k *keeper) reach(ctx context.Context, enclave kept) (address vsock.Address
 
 // tell shows this user the console of an enclave in debug mode.
 func (k *keeper) tell(ctx context.Context, enclave kept) (done func() error, err error) {
-	follow, ok := enclave.(interface {
-		Follow(ctx context.Context, w io.Writer) error
-	})
-	if !k.backend.debug || !ok {
+	if !k.backend.debug {
 		return func() error { return nil }, nil
 	}
 	return serveSocket(ctx, besideFile(k.file, consoleSuffix), func(ctx context.Context, l net.Listener) error {
-		return tellAll(ctx, l, follow.Follow)
+		return tellAll(ctx, l, enclave.Follow)
 	})
 }
 

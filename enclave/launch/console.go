@@ -86,7 +86,7 @@ func (c *console) follow(ctx context.Context, w io.Writer) error {
 		text, more := bytes.Clone(c.kept[at-c.gone:]), c.more
 		c.mu.Unlock()
 		if n, err := w.Write(text); err != nil {
-			return err
+			return fmt.Errorf("launch: the console: %w", err)
 		} else if at += int64(n); n > 0 {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -126,6 +127,9 @@ func (e *Enclave) Ended() <-chan struct{} {
 
 // Console is the last of what the enclave wrote there.
 func (e *Enclave) Console() string { return e.console.String() }
+
+// Follow implements [Running].
+func (e *Enclave) Follow(ctx context.Context, w io.Writer) error { return e.console.follow(ctx, w) }
 
 // Stop ends the enclave: every job in it is cancelled and wiped. It may be called again.
 func (e *Enclave) Stop() error { return e.end(stopTimeout) }

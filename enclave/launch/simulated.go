@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -30,6 +31,8 @@ type Running interface {
 	Ended() <-chan struct{}
 	// Console is the last of what the enclave wrote there.
 	Console() string
+	// Follow writes what is on the console, and then whatever comes, until the enclave ends or ctx does.
+	Follow(ctx context.Context, w io.Writer) error
 	// Stop ends the enclave. It may be called again.
 	Stop() error
 }

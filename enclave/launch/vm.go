@@ -305,13 +305,8 @@ func (v *VM) Ended() <-chan struct{} { return v.ended }
 // Console is the last of what the enclave wrote there: nothing, where its command line has no console.
 func (v *VM) Console() string { return v.console.String() }
 
-// Follow writes what is on the console, and then whatever comes, until the enclave ends or ctx does.
-func (v *VM) Follow(ctx context.Context, w io.Writer) error {
-	if err := v.console.follow(ctx, w); err != nil {
-		return fmt.Errorf("launch: the console: %w", err)
-	}
-	return nil
-}
+// Follow implements [Running].
+func (v *VM) Follow(ctx context.Context, w io.Writer) error { return v.console.follow(ctx, w) }
 
 // Stop ends the enclave as a Nitro hypervisor does: at once. It may be called again.
 func (v *VM) Stop() error {

@@ -25,6 +25,8 @@ import (
 	"github.com/cloister-run/cloister/enclave/devkit"
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/image/kernel"
+	"github.com/cloister-run/cloister/enclave/image/ramdisk"
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/launch/vhost/vsock"
 	"github.com/cloister-run/cloister/enclave/proxy"
@@ -45,11 +47,6 @@ func cache(t *testing.T) string {
 	return dir
 }
 
-// guestModules are what the guest loads, in order.
-func guestModules() []string {
-	return []string{"virtio_mmio", "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "nsm"}
-}
-
 const quiet = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1"
 
 // guestImage is an image whose first process is testdata/guest.
@@ -61,17 +58,17 @@ func guestImage(t *testing.T, dir, commandLine string) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	var first, second archive
-	first.add(t, "dev", 0o040755, nil)
-	first.add(t, "dev/console", 0o020600, nil)
-	first.add(t, "init", 0o100755, read(t, guest))
-	for _, d := range []string{"cloister", "cloister/modules"} {
-		first.add(t, d, 0o040755, nil)
+	first := []ramdisk.Entry{
+		folder("dev"), {Name: "dev/console", Node: &ramdisk.Node{Kind: ramdisk.Device, Mode: 0o600, Major: 5, Minor: 1}},
+		content("init", 0o755, read(t, guest)), folder("cloister"), folder("cloister/modules"),
 	}
-	for i, m := range guestModules() {
-		first.add(t, fmt.Sprintf("cloister/modules/%02d-%s.ko", i, m), 0o100644, read(t, filepath.Join(dir, "kernel/modules", m+".ko")))
+	modules, err := kernel.Modules(t.Context(), os.DirFS(filepath.Join(dir, "kernel/modules")), []string{"virtio_mmio", "vmw_vsock_virtio_transport", "nsm"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	second.add(t, "second", 0o100644, []byte("second ramdisk"))
+	for i, m := range modules {
+		first = append(first, content(fmt.Sprintf("cloister/modules/%02d-%s.ko", i, m.Name), 0o644, m.Data))
+	}
 	path := filepath.Join(t.TempDir(), "guest.eif")
 	f, err := os.Create(path)
 	if err != nil {
@@ -80,7 +77,7 @@ func guestImage(t *testing.T, dir, commandLine string) string {
 	defer f.Close()
 	_, err = eif.Write(t.Context(), f, eif.Spec{Memory: 256 << 20, CPUs: 2}, []eif.Part{
 		eif.Bytes(eif.Kernel, read(t, filepath.Join(dir, "kernel/vmlinuz"))), eif.Bytes(eif.CommandLine, []byte(commandLine)),
-		eif.Bytes(eif.Ramdisk, first.end(t)), eif.Bytes(eif.Ramdisk, second.end(t)),
+		packed(t, first...), packed(t, content("second", 0o644, []byte("second ramdisk"))),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -97,32 +94,24 @@ func read(t *testing.T, path string) []byte {
 	return data
 }
 
-// archive is a cpio archive in the format newc (linux/Documentation/driver-api/early-userspace/buffer-format.rst).
-type archive struct {
-	bytes.Buffer
-	files int
+func folder(name string) ramdisk.Entry {
+	return ramdisk.Entry{Name: name, Node: &ramdisk.Node{Kind: ramdisk.Folder, Mode: 0o755}}
 }
 
-func (a *archive) add(t *testing.T, name string, mode int, data []byte) {
+func content(name string, mode uint32, data []byte) ramdisk.Entry {
+	return ramdisk.Entry{Name: name, Node: &ramdisk.Node{Kind: ramdisk.File, Mode: mode, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	}}}
+}
+
+// packed is a ramdisk.
+func packed(t *testing.T, entries ...ramdisk.Entry) eif.Part {
 	t.Helper()
-	a.files++
-	device := [2]int{}
-	if name == "dev/console" {
-		device = [2]int{5, 1} // linux/Documentation/admin-guide/devices.txt
+	var archive bytes.Buffer
+	if err := ramdisk.Write(t.Context(), &archive, entries); err != nil {
+		t.Fatal(err)
 	}
-	fmt.Fprintf(a, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
-		a.files, mode, 0, 0, 1, 0, len(data), 0, 0, device[0], device[1], len(name)+1, 0, name)
-	a.pad()
-	a.Write(data)
-	a.pad()
-}
-
-func (a *archive) pad() { a.Write(make([]byte, (4-a.Len()%4)%4)) }
-
-func (a *archive) end(t *testing.T) []byte {
-	t.Helper()
-	a.add(t, "TRAILER!!!", 0, nil)
-	return a.Bytes()
+	return eif.Bytes(eif.Ramdisk, archive.Bytes())
 }
 
 // bootGuest boots the guest, in a machine that ends with the test.
