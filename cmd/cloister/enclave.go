@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
@@ -82,7 +83,7 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 	if err := b.check(); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(besideFile(file, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(besideFile(file, ".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 		return err
 	}
 	defer from.Close()
-	cmd := exec.Command("/proc/self/exe", append([]string{"enclave", "serve", name}, b.args()...)...)
+	cmd := exec.Command("/proc/self/exe", append([]string{"enclave", "serve", "--json", name}, b.args()...)...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", to, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -101,18 +102,21 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 	if err != nil {
 		return err
 	}
-	said := make(chan string, 1)
+	said := make(chan []byte, 1)
 	go func() {
-		line, _ := bufio.NewReader(from).ReadString('\n') // nothing: it has ended
+		lines := bufio.NewReader(from)
+		line, _ := lines.ReadBytes('\n') // nothing: it has ended
+		if string(line) != keeperReady+"\n" {
+			rest, _ := io.ReadAll(io.LimitReader(lines, maxReason))
+			line = append(line, rest...)
+		}
 		said <- line
 	}()
 	select {
 	case line := <-said:
-		if line == "" {
+		if string(line) != keeperReady+"\n" {
 			_ = cmd.Wait()
-			reason, _ := client.ReadBounded(log.Name(), 64<<10)
-			return &failure{status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start:\n%s", name, strings.TrimSpace(string(reason))),
-				hint: "cloister doctor says what this machine lacks"}
+			return doesNotStart(name, line)
 		}
 	case <-ctx.Done():
 		_ = cmd.Process.Signal(unix.SIGTERM)
@@ -128,6 +132,19 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 	}
 	say(a.stdout, "started   %s; cloister enclave stop %s ends it\n", name, name)
 	return nil
+}
+
+// maxReason bounds what a keeper says of why it starts nothing.
+const maxReason = 64 << 10
+
+// doesNotStart is the keeper's failure, in JSON.
+func doesNotStart(name string, raw []byte) error {
+	var r errorReport
+	if err := json.Unmarshal(raw, &r); err != nil || r.Error == "" {
+		return &failure{status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start, and its keeper says nothing", name),
+			hint: "this is a fault of cloister; please report it"}
+	}
+	return &failure{status: r.Status, message: r.Error, hint: r.Hint}
 }
 
 // standingReport is one enclave of `enclave list --json`.
@@ -152,7 +169,10 @@ func (a *app) listEnclaves() error {
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		r := standingReport{Name: name, State: "ended"}
 		if s, err := findStanding(name); err == nil {
-			r.State, r.Backend, r.Started = "running", s.Backend, s.Started
+			if r.State = "starting"; s.runs() {
+				r.State = "running"
+			}
+			r.Backend, r.Started = s.Backend, s.Started
 		}
 		all = append(all, r)
 	}
@@ -195,11 +215,7 @@ func (a *app) stopEnclave(ctx context.Context, name string) error {
 
 // restartEnclave has the keeper start the enclave anew, and waits until it did.
 func (a *app) restartEnclave(ctx context.Context, name string) error {
-	s, err := findStanding(name)
-	if err != nil {
-		return err
-	}
-	if err := s.restart(ctx); err != nil {
+	if _, err := restart(ctx, name); err != nil {
 		return err
 	}
 	if a.json {
@@ -231,7 +247,7 @@ func (a *app) enclaveConsole(ctx context.Context, name string) error {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	for lines := bufio.NewReaderSize(conn, maxText); ; {
 		line, _, err := lines.ReadLine() // a line that is longer comes in pieces
-		if err != nil { // it ended, or this command is interrupted, which is how it is meant to end
+		if err != nil {                  // it ended, or this command is interrupted, which is how it is meant to end
 			return nil
 		}
 		say(a.stdout, "%s\n", printable(string(line)))

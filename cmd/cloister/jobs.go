@@ -124,8 +124,8 @@ func rememberJob(job submitted) error {
 }
 
 // openJob is findJob for a command that is about this job alone. One that is lost is forgotten.
-func (a *app) openJob(id string) (submitted, *client.Client, error) {
-	job, c, err := a.findJob(id)
+func (a *app) openJob(ctx context.Context, id string) (submitted, *client.Client, error) {
+	job, c, err := a.findJob(ctx, id)
 	if errors.Is(err, errEnded) {
 		err = errors.Join(forgetJob(id), err)
 	}
@@ -133,7 +133,7 @@ func (a *app) openJob(id string) (submitted, *client.Client, error) {
 }
 
 // findJob reads a job's record, and opens its enclave.
-func (a *app) findJob(id string) (submitted, *client.Client, error) {
+func (a *app) findJob(ctx context.Context, id string) (submitted, *client.Client, error) {
 	if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
 		return submitted{}, nil, usage("cloister ps lists jobs", "%q is no id of a job", id)
 	}
@@ -141,7 +141,7 @@ func (a *app) findJob(id string) (submitted, *client.Client, error) {
 	if err != nil {
 		return submitted{}, nil, err
 	}
-	s, err := findStanding(job.Enclave)
+	s, err := findRunning(ctx, job.Enclave)
 	if errors.Is(err, errEnded) {
 		return job, nil, errors.Join(errEnded, &failure{
 			status: statusUnavailable, message: "the enclave " + printable(job.Enclave) + " has ended, and job " + id + " with it",
@@ -184,7 +184,7 @@ func forgetJob(id string) error {
 }
 
 func (a *app) results(ctx context.Context, id, receiptTo string) error {
-	job, c, err := a.openJob(id)
+	job, c, err := a.openJob(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ const statusTimeout = 5 * time.Second
 
 // describeJob says where a job is. One whose enclave has ended, or wiped it, is gone.
 func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
-	job, c, err := a.findJob(id)
+	job, c, err := a.findJob(ctx, id)
 	if job.Ticket == nil {
 		return jobReport{}, err
 	}
@@ -322,7 +322,7 @@ func (a *app) describeJob(ctx context.Context, id string) (jobReport, error) {
 }
 
 func (a *app) cancelJob(ctx context.Context, id string) error {
-	job, c, err := a.openJob(id)
+	job, c, err := a.openJob(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func (a *app) logs(ctx context.Context, id string) error {
 	if a.json {
 		return usage("cloister results --json says what was released", "logs are no JSON")
 	}
-	job, c, err := a.openJob(id)
+	job, c, err := a.openJob(ctx, id)
 	if err != nil {
 		return err
 	}

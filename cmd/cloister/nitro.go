@@ -50,12 +50,25 @@ func (b *backend) startNitro(ctx context.Context) (kept, error) {
 	}
 	e, err := nitro.Start(ctx, nitro.Config{
 		Path: b.nitroCLI, Image: b.image, CPUs: cpus, Memory: int((memory + 1<<20 - 1) >> 20), Regions: regions, Debug: b.debug,
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), // which is the keeper's log
+		Log: slog.New(slog.NewTextHandler(keeperLog{}, nil)),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return genuine{e}, nil
+}
+
+// maxLog bounds a keeper's log: what was before is given up.
+const maxLog = 8 << 20
+
+// keeperLog is the standard error of a keeper.
+type keeperLog struct{}
+
+func (keeperLog) Write(p []byte) (int, error) {
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > maxLog {
+		_ = os.Stderr.Truncate(0) // it is appended to
+	}
+	return os.Stderr.Write(p)
 }
 
 // resources are those that were asked for, or else those that the image asks for.

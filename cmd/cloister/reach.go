@@ -34,20 +34,22 @@ func (a *app) open(ctx context.Context, beside string, fresh bool) (c *client.Cl
 	if image, ok := imageOf(a.enclave, beside); ok {
 		return startLocal(ctx, image)
 	}
-	s, err := findStanding(a.enclave)
+	s, err := findRunning(ctx, a.enclave)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !s.Fresh {
+	if !s.Fresh || !fresh {
 		c, err = s.client()
 		return c, func() error { c.Close(); return nil }, err
 	}
-	return a.openAlone(ctx, s, fresh)
+	return a.openFresh(ctx, s.Name)
 }
 
-// openAlone is open of an enclave that is started anew for jobs: one command at a time has it.
-func (a *app) openAlone(ctx context.Context, s standing, fresh bool) (_ *client.Client, stop func() error, err error) {
-	done, err := turn(ctx, s.Name)
+// openFresh is open of an enclave that is started anew for such jobs: one command at a time has it.
+func (a *app) openFresh(ctx context.Context, name string) (_ *client.Client, stop func() error, err error) {
+	show := a.newProgress()
+	done, err := takeTurn(ctx, name, ".turn", func() { show.doing("waiting for another command to be done with the enclave") })
+	show.stop()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -56,17 +58,16 @@ func (a *app) openAlone(ctx context.Context, s standing, fresh bool) (_ *client.
 			err = errors.Join(err, done())
 		}
 	}()
-	if s, err = findStanding(s.Name); err != nil { // of now
+	s, err := findRunning(ctx, name) // as it is now
+	if err != nil {
 		return nil, nil, err
 	}
 	c, err := s.client()
 	if err != nil {
 		return nil, nil, err
 	}
-	if fresh {
-		if c, err = a.freshen(ctx, s, c); err != nil {
-			return nil, nil, err
-		}
+	if c, err = a.freshen(ctx, s, c); err != nil {
+		return nil, nil, err
 	}
 	return c, func() error { c.Close(); return done() }, nil
 }
@@ -96,24 +97,22 @@ func (a *app) freshen(ctx context.Context, s standing, c *client.Client) (*clien
 	}
 	show := a.newProgress()
 	show.doing("starting the enclave anew")
-	err = s.restart(ctx)
+	s, err = restart(ctx, s.Name)
 	show.stop()
 	if err != nil {
-		return nil, err
-	}
-	if s, err = findStanding(s.Name); err != nil {
 		return nil, err
 	}
 	return s.client()
 }
 
-// turn waits until no other command has the enclave. done lets the next one have it, and so does the end of this process.
-func turn(ctx context.Context, name string) (done func() error, err error) {
+// takeTurn waits until no other command has a lock of the enclave, and says that it does. done lets the next one have it, and so
+// does the end of this process.
+func takeTurn(ctx context.Context, name, suffix string, waits func()) (done func() error, err error) {
 	file, err := standingFile(name)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(besideFile(file, ".turn"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(besideFile(file, suffix), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +125,10 @@ func turn(ctx context.Context, name string) (done func() error, err error) {
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(err, lock.Close())
+		}
+		if waits != nil {
+			waits()
+			waits = nil
 		}
 		select {
 		case <-tick.C:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,7 +25,8 @@ import (
 type standing struct {
 	Name    string `json:"name"`
 	Backend string `json:"backend"`
-	// Keeper is the process that started the enclave and ends it, Process the enclave's own on this machine.
+	// Keeper is the process that started the enclave and ends it, Process the enclave's own on this machine, or
+	// none while the keeper starts it anew.
 	Keeper  processID `json:"keeper"`
 	Process processID `json:"process"`
 	// Address is where the enclave is dialled.
@@ -96,7 +98,7 @@ func standingFile(name string) (string, error) {
 	return filepath.Join(dir, name+".json"), err
 }
 
-// findStanding reads what is known of an enclave. One that is gone is none.
+// findStanding reads what is known of an enclave that has a keeper. It may be just starting anew.
 func findStanding(name string) (standing, error) {
 	file, err := standingFile(name)
 	if err != nil {
@@ -114,7 +116,7 @@ func findStanding(name string) (standing, error) {
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return standing{}, usage("remove it", "%s: %v", file, err)
 	}
-	if !s.Keeper.runs() || !s.Process.runs() {
+	if !s.Keeper.runs() {
 		return standing{}, errors.Join(errEnded, &failure{
 			status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", name),
 			hint: "start it again: cloister enclave start " + name,
@@ -149,30 +151,76 @@ func (s standing) client() (*client.Client, error) {
 	})
 }
 
-// restart has the keeper start the enclave anew, and returns when it did.
-func (s standing) restart(ctx context.Context) error {
-	if err := unix.Kill(s.Keeper.PID, unix.SIGUSR1); err != nil {
-		return fmt.Errorf("restarting %s: %w", s.Name, err)
-	}
+// runs says whether the enclave is there, and not just starting anew.
+func (s standing) runs() bool { return s.Address != "" && s.Process.runs() }
+
+// findRunning is findStanding, and waits for one that is starting anew.
+func findRunning(ctx context.Context, name string) (standing, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for s.Keeper.runs() {
-		if now, err := findStanding(s.Name); err == nil && now.Boots > s.Boots {
-			return nil
+	for {
+		s, err := findStanding(name)
+		if err != nil || s.runs() {
+			return s, err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return s, context.Cause(ctx)
 		}
 	}
-	file, err := standingFile(s.Name)
+}
+
+// restart has the keeper start the enclave anew, and gives what it is then. Of two who ask, one waits for the other.
+func restart(ctx context.Context, name string) (standing, error) {
+	done, err := takeTurn(ctx, name, ".restart", nil)
+	if err != nil {
+		return standing{}, err
+	}
+	defer func() { _ = done() }() // a lock that is let go
+	before, err := findRunning(ctx, name)
+	if err != nil {
+		return before, err
+	}
+	if err := unix.Kill(before.Keeper.PID, unix.SIGUSR1); err != nil {
+		return before, fmt.Errorf("restarting %s: %w", name, err)
+	}
+	for {
+		s, err := findRunning(ctx, name)
+		switch {
+		case errors.Is(err, errEnded):
+			return s, doesNotRestart(name)
+		case err != nil:
+			return s, err
+		case s.Boots > before.Boots:
+			return s, nil
+		}
+	}
+}
+
+// doesNotRestart says why, as its keeper wrote it down.
+func doesNotRestart(name string) error {
+	file, err := standingFile(name)
 	if err != nil {
 		return err
 	}
-	reason, _ := client.ReadBounded(besideFile(file, ".log"), 64<<10)
 	return &failure{
-		status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start again:\n%s", s.Name, strings.TrimSpace(string(reason))),
-		hint: "cloister enclave start " + s.Name + " starts one",
+		status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start again:\n%s", name, lastOf(besideFile(file, ".log"))),
+		hint: "cloister enclave start " + name + " starts one",
 	}
+}
+
+// lastOf is the end of a file, or nothing.
+func lastOf(path string) string {
+	const most = 8 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > most {
+		_, _ = f.Seek(-most, io.SeekEnd) // else from the beginning
+	}
+	text, _ := io.ReadAll(io.LimitReader(f, most)) // what there is of it
+	return strings.TrimSpace(string(text))
 }
