@@ -31,6 +31,18 @@ func answering(with ...byte) func(net.Conn) {
 	}
 }
 
+func TestTheClockNeverRunsBackwards(t *testing.T) {
+	begun := time.Unix(1800000000, 0)
+	now := begun
+	clock := boot.Steady(func() time.Time { return now })
+	for _, step := range []struct{ set, want time.Duration }{{0, 0}, {time.Minute, time.Minute}, {time.Second, time.Minute}, {time.Hour, time.Hour}} {
+		now = begun.Add(step.set)
+		if got := clock().Sub(begun); got != step.want {
+			t.Errorf("set to %v: %v, want %v", step.set, got, step.want)
+		}
+	}
+}
+
 func TestTheHeartbeatIsTheByteThatNitroWaitsFor(t *testing.T) {
 	if err := boot.Beat(t.Context(), parent(t, answering(0xB7))); err != nil {
 		t.Error(err)

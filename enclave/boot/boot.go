@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -95,6 +96,7 @@ func (p *profile) runWith(ctx context.Context, nsm attest.Device, console io.Wri
 		Realm:     string(p.Realm),
 		Version:   image.Version,
 		Rehearsal: p.Rehearsal,
+		Now:       (&steady{now: time.Now}).time,
 	})
 	defer func() { err = errors.Join(err, runner.Close()) }()
 	enclave := wire.Enclave{Version: image.Version, Realm: string(p.Realm), Partition: p.KMS.Partition, Executors: installed(executors)}

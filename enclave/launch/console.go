@@ -66,6 +66,11 @@ func (c *console) wait(ctx context.Context) error {
 	case <-c.ready:
 		return nil
 	case <-c.ended:
+		select {
+		case <-c.ready: // and ended at once
+			return nil
+		default:
+		}
 		return fmt.Errorf("%w: %s", ErrStart, strings.TrimSpace(c.String()))
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -93,11 +98,22 @@ func (c *console) follow(ctx context.Context, w io.Writer) error {
 		select {
 		case <-more:
 		case <-c.ended:
-			return nil
+			return c.rest(at, w)
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// rest writes what came last to a console that has ended.
+func (c *console) rest(at int64, w io.Writer) error {
+	c.mu.Lock()
+	text := bytes.Clone(c.kept[max(0, at-c.gone):])
+	c.mu.Unlock()
+	if _, err := w.Write(text); err != nil {
+		return fmt.Errorf("launch: the console: %w", err)
+	}
+	return nil
 }
 
 func (c *console) close() {

@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // relayIdle is how long nothing may move between a command and an enclave: an answer may take as long as a job.
@@ -17,9 +20,9 @@ const relayIdle = 24 * time.Hour
 func Relay(ctx context.Context, listener net.Listener, dial func(context.Context) (net.Conn, error)) error {
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
-	defer listener.Close()
 	var relays sync.WaitGroup
 	defer relays.Wait()
+	defer listener.Close()
 	room := make(chan struct{}, maxTunnels)
 	for {
 		near, err := listener.Accept()
@@ -28,6 +31,13 @@ func Relay(ctx context.Context, listener net.Listener, dial func(context.Context
 				_ = near.Close()
 			}
 			return nil
+		}
+		if passing(err) {
+			select {
+			case <-time.After(relayPause):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("proxy: relaying: %w", err)
@@ -38,6 +48,15 @@ func Relay(ctx context.Context, listener net.Listener, dial func(context.Context
 			relay(ctx, near, dial)
 		})
 	}
+}
+
+// relayPause is how long the relay waits where this process has no descriptors left.
+const relayPause = 50 * time.Millisecond
+
+// passing says whether accepting fails for a reason that passes (accept(2)).
+func passing(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.ENOBUFS) ||
+		errors.Is(err, unix.ENOMEM)
 }
 
 func relay(ctx context.Context, near net.Conn, dial func(context.Context) (net.Conn, error)) {

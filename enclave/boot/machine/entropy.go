@@ -35,18 +35,38 @@ var ErrGenerator = errors.New("the kernel's hardware generator is not the Nitro 
 // Seed gives the kernel the module's entropy, so that every key that is made from now on has it in it. A
 // kernel that has a hardware generator must have the module's: another would be the parent's choice.
 func Seed(ctx context.Context, from Source) error {
-	if err := checkGenerator(generator); err != nil {
+	if err := seed(ctx, from, generator, credit); err != nil {
 		return fmt.Errorf("machine: %w", err)
 	}
-	seed := make([]byte, seedBytes)
-	defer clear(seed)
-	if err := from.Random(ctx, seed); err != nil {
-		return fmt.Errorf("machine: entropy: %w", err)
+	return nil
+}
+
+// seed is Seed, by a file of the kernel and by what takes the entropy.
+func seed(ctx context.Context, from Source, path string, take func([]byte) error) error {
+	chooseGenerator(path)
+	if err := checkGenerator(path); err != nil {
+		return err
 	}
-	if err := credit(seed); err != nil {
-		return fmt.Errorf("machine: entropy: %w", err)
+	entropy := make([]byte, seedBytes)
+	defer clear(entropy)
+	if err := from.Random(ctx, entropy); err != nil {
+		return fmt.Errorf("entropy: %w", err)
+	}
+	if err := take(entropy); err != nil {
+		return fmt.Errorf("entropy: %w", err)
 	}
 	return nil
+}
+
+// chooseGenerator has the kernel take the module's: by itself it takes the one with the best opinion of itself.
+// What came of it is for [checkGenerator].
+func chooseGenerator(path string) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return // there is none
+	}
+	_, _ = f.WriteString(nsmGenerator)
+	_ = f.Close()
 }
 
 // checkGenerator is about the file at path. A kernel without hardware generators has none.

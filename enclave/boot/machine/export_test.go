@@ -6,6 +6,7 @@ var (
 	ApplySettings  = applySettings
 	Settings       = settings
 	CheckGenerator = checkGenerator
+	SeedBy         = seed
 )
 
 // Sweep is one look at what PID 1 has to reap; next is for the one after.

@@ -131,6 +131,7 @@ func settings() map[string]string {
 		"kernel/kptr_restrict":             "2",
 		"kernel/sysrq":                     "0",
 		"kernel/panic":                     "-1", // a kernel that panics ends at once, and nobody waits for it
+		"kernel/panic_on_oops":             "1",  // else it goes on, with everything on the console from then on
 		"kernel/print-fatal-signals":       "0",
 		"debug/exception-trace":            "0", // else a program that crashes has its name on the console
 		"vm/oom_dump_tasks":                "0", // the same of one that uses too much memory
@@ -154,9 +155,13 @@ func applySettings(dir string) error {
 const consoleOff = 6
 
 // quietConsole keeps the kernel's messages off the console, which the parent instance may read: applications
-// choose names and moments that end up in them.
+// choose names and moments that end up in them. What a kernel says as it panics is said anyway.
 func quietConsole() error {
 	if _, err := unix.Klogctl(consoleOff, nil); err != nil {
+		return fmt.Errorf("quieting the console: %w", err)
+	}
+	// What is left are emergencies, which name the program that runs.
+	if err := os.WriteFile("/proc/sys/kernel/printk", []byte("0 0 0 0"), 0); err != nil {
 		return fmt.Errorf("quieting the console: %w", err)
 	}
 	return nil

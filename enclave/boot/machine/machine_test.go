@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -86,15 +87,36 @@ func TestTheGeneratorMustBeTheModules(t *testing.T) {
 	}
 }
 
-// silent is a module without entropy.
-type silent struct{ err error }
+// module gives entropy of one byte, or none.
+type module struct{ err error }
 
-func (s silent) Random(context.Context, []byte) error { return s.err }
+func (m module) Random(_ context.Context, p []byte) error {
+	copy(p, bytes.Repeat([]byte{7}, len(p)))
+	return m.err
+}
 
 func TestI2_WithoutEntropyNothingBoots(t *testing.T) {
-	none := errors.New("no entropy")
-	if err := machine.Seed(t.Context(), silent{none}); !errors.Is(err, none) && !errors.Is(err, machine.ErrGenerator) {
-		t.Errorf("%v", err)
+	dir := t.TempDir()
+	other := filepath.Join(dir, "rng_current")
+	file(t, other, "smccc_trng\n")
+	var taken []byte
+	take := func(p []byte) error { taken = bytes.Clone(p); return nil }
+	if err := machine.SeedBy(t.Context(), module{}, other, take); err != nil || len(taken) != 512 || taken[511] != 7 {
+		t.Errorf("%d bytes, %v", len(taken), err)
+	}
+	if says, err := os.ReadFile(other); err != nil || string(says) != "nsm-hwrng" { // the kernel was told whose to take
+		t.Errorf("%q, %v", says, err)
+	}
+	none := errors.New("none")
+	if err := machine.SeedBy(t.Context(), module{none}, other, take); !errors.Is(err, none) {
+		t.Errorf("a module without entropy: %v", err)
+	}
+	if err := machine.SeedBy(t.Context(), module{}, other, func([]byte) error { return none }); !errors.Is(err, none) {
+		t.Errorf("a kernel that takes none: %v", err)
+	}
+	taken = nil
+	if err := machine.SeedBy(t.Context(), module{}, dir, take); err == nil || taken != nil {
+		t.Errorf("a generator that cannot be read: %v", err)
 	}
 }
 

@@ -125,7 +125,7 @@ func TestWhatIsInAnImage(t *testing.T) {
 		"folder 0755 cloister/executors/python", "file 0644 cloister/executors/python/manifest.json: {}\n",
 		"folder 0755 cloister/modules", "file 0644 cloister/modules/00-rng_core.ko", "file 0644 cloister/modules/01-nsm.ko",
 		"file 0755 cloister/policy", `file 0644 cloister/profile.json: {"realm": "test", "listen": "vsock"}` + "\n", "file 0755 cloister/walls",
-		"folder 0755 dev", "character device 0600 dev/console", "symbolic link 0777 init -> cloister/cloisterd",
+		"folder 0755 dev", "character device 0600 dev/console", "character device 0666 dev/null", "symbolic link 0777 init -> cloister/cloisterd",
 		"folder 0755 proc", "folder 0755 rootfs", "folder 0755 run", "folder 0755 run/cloister", "folder 0755 sys", "folder 1777 tmp",
 		"folder 0755 var", "folder 0755 var/lib", "folder 0755 var/lib/cloister",
 	}, {

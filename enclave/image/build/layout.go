@@ -15,6 +15,8 @@ func layFirst(enclave *rootfs.Tree) []ramdisk.Entry {
 		{Name: inside(image.Init), Node: &ramdisk.Node{Kind: ramdisk.Symlink, Mode: 0o777, Target: dir + "/" + image.Daemon}},
 		// What init writes to, until it mounts a /dev of its own; the kernel opens it (init/main.c, console_on_rootfs).
 		{Name: "dev/console", Node: &ramdisk.Node{Kind: ramdisk.Device, Mode: 0o600, Major: 5, Minor: 1}}, // Documentation/admin-guide/devices.txt
+		// What Go's runtime opens before main where a machine has no console.
+		{Name: "dev/null", Node: &ramdisk.Node{Kind: ramdisk.Device, Mode: 0o666, Major: 1, Minor: 3}},
 		folder("tmp", 0o1777), folder(dir, 0o755), folder(root, 0o755),
 	}
 	made := map[string]bool{}
