@@ -21,10 +21,14 @@ func PortAddress(cid, port uint32) Address { return Address(fmt.Sprintf("vsock:%
 // ErrAddress: it is no address.
 var ErrAddress = errors.New(`no address: neither "unix:PATH" nor "vsock:CID:PORT"`)
 
-// Dial connects to it. Who answers must prove to be the enclave that is meant.
+// Dial connects to it. A socket's path may be as long as [ListenUnix] takes it. Who answers must prove to be the enclave that is meant.
 func (a Address) Dial(ctx context.Context) (net.Conn, error) {
 	if path, ok := strings.CutPrefix(string(a), "unix:"); ok && path != "" {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
+		conn, err := dialUnix(ctx, path)
+		if err != nil {
+			return nil, fmt.Errorf("vsock: connecting to %s: %w", path, err)
+		}
+		return conn, nil
 	}
 	cid, port, ok := a.port()
 	if !ok {

@@ -2,24 +2,39 @@ package vsock_test
 
 import (
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
 func TestAnAddressIsDialled(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := vsock.ListenUnix(path)
-	if err != nil {
+	long := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
+	if err := os.MkdirAll(long, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	conn, err := vsock.UnixAddress(path).Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{filepath.Join(t.TempDir(), "s"), filepath.Join(long, "s")} {
+		l, err := vsock.ListenUnix(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := vsock.UnixAddress(path).Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		_ = l.Close()
+		if _, err := vsock.UnixAddress(path).Dial(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), path) {
+			t.Errorf("nobody listens: %v", err)
+		}
 	}
-	conn.Close()
+	if _, err := vsock.UnixAddress(long + "/nowhere/s").Dial(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
 }
 
 func TestWhatIsNoAddressIsNotDialled(t *testing.T) {

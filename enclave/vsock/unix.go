@@ -6,6 +6,7 @@
 package vsock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -27,12 +28,11 @@ func ListenUnix(path string) (net.Listener, error) {
 }
 
 func listenUnix(path string) (net.Listener, error) {
-	folder, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	short, folder, err := shorten(path)
 	if err != nil {
 		return nil, err
 	}
 	defer folder.Close()
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: short})
 	if err != nil {
 		return nil, errors.Unwrap(err) // the rest names the short path
@@ -47,6 +47,27 @@ func listenUnix(path string) (net.Listener, error) {
 		user, err := peer(conn)
 		return err == nil && user == self
 	}}, nil
+}
+
+// shorten gives a path that the kernel takes for a socket's, of one of any length. It holds until folder is closed.
+func shorten(path string) (short string, folder *os.File, err error) {
+	if folder, err = os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path)), folder, nil
+}
+
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
+	short, folder, err := shorten(path)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
+	if err != nil {
+		return nil, errors.Unwrap(err) // the rest names the short path
+	}
+	return conn, nil
 }
 
 // peer is the user at the other end, as this process's user namespace knows it (unix(7), SO_PEERCRED).
