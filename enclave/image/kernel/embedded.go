@@ -11,7 +11,6 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 // Where a bzImage has its payload (Documentation/arch/x86/boot.rst).
@@ -92,7 +91,7 @@ func payload(r io.ReaderAt, size int64, arm bool) (io.Reader, func()) {
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		return bzip2.NewReader(packed), nothing
 	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		if z, err := xz.NewReader(packed); err == nil {
+		if z, err := newXZReader(packed); err == nil {
 			return z, nothing
 		}
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):

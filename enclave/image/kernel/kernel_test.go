@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io/fs"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -145,6 +148,85 @@ type unreadable struct{ fs.FS }
 
 func (unreadable) Open(string) (fs.File, error) { return nil, fs.ErrPermission }
 
+// bigXZ is a stream of a block that asks for a dictionary, as package lzma numbers its size, and holds nothing.
+func bigXZ(dictionary byte, blocks int) []byte {
+	sum := func(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
+	stream := append([]byte("\xfd7zXZ\x00"), sum([]byte{0, 1})...)
+	for range blocks {
+		stream = append(stream, sum([]byte{2, 0, 0x21, 1, dictionary, 0, 0, 0})...)
+		stream = append(stream, 0, 0, 0, 0, 0, 0, 0, 0) // the end of its chunks, three zeros, the checksum of nothing
+	}
+	return append(stream, 0)
+}
+
+// TestDictionaries: what is allocated for a module is bounded, whatever its header says.
+func TestDictionaries(t *testing.T) {
+	inKernel := func(payload []byte) []byte {
+		b := buildtest.BzImage("6.1", "")
+		at := (int(b[0x1f1])+1)*512 + int(binary.LittleEndian.Uint32(b[0x248:]))
+		binary.LittleEndian.PutUint32(b[0x24c:], uint32(len(payload)))
+		return append(b[:at], payload...)
+	}
+	for rule, test := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"4 GiB": {bigXZ(40, 1), "a dictionary of 4095 MiB; 64 are allowed"}, "96 MiB": {bigXZ(29, 1), "a dictionary of 96 MiB"},
+		"many of 64 MiB": {bigXZ(28, 1000), "dictionaries of over 512 MiB"}, "64 MiB": {bigXZ(28, 1), "it is no module"},
+		"another filter": {bigXZ(0xff, 1), "unpacking"},
+		"in a block behind one that is not large": {slices.Concat(bigXZ(0, 1)[:32], bigXZ(40, 1)[12:]), "a dictionary of 4095 MiB"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := kernel.Modules(t.Context(), fstest.MapFS{"a.ko.xz": {Data: test.data}}, []string{"a"})
+		_ = kernel.Embedded(bytes.NewReader(inKernel(test.data)), 1<<20, false)
+		runtime.ReadMemStats(&after)
+		if wrong, ok := errors.AsType[*kernel.Error](err); !ok || !strings.Contains(wrong.Reason, test.want) {
+			t.Errorf("%s: %v, want %q", rule, err, test.want)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 2*600<<20 {
+			t.Errorf("%s: %d MiB were allocated", rule, took>>20)
+		}
+	}
+	if c := kernel.Embedded(bytes.NewReader(inKernel(packed(t, "xz", buildtest.Image("6.1", buildtest.Config)))), 1<<20, false); c["NSM"] != "m" {
+		t.Errorf("what is packed with xz: %v", c)
+	}
+}
+
+// TestXZ: what is cut is refused, and what is damaged gives no other module.
+func TestXZ(t *testing.T) {
+	module := buildtest.Module()
+	for kind, config := range map[string]xz.WriterConfig{
+		"CRC32": {CheckSum: xz.CRC32}, "CRC64": {CheckSum: xz.CRC64}, "SHA-256": {CheckSum: xz.SHA256}, "blocks": {BlockSize: 100},
+	} {
+		var b bytes.Buffer
+		config.DictCap = 1 << 16
+		w, err := config.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(module)
+		_ = w.Close()
+		load := func(data []byte) ([]kernel.Module, error) {
+			return kernel.Modules(t.Context(), fstest.MapFS{"a.ko.xz": {Data: data}}, []string{"a"})
+		}
+		if got, err := load(b.Bytes()); err != nil || len(got) != 1 || !bytes.Equal(got[0].Data, module) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		index := b.Len() - 12 - (int(binary.LittleEndian.Uint32(b.Bytes()[b.Len()-8:]))+1)*4 // its size is in the footer
+		for i := range index {
+			damaged := bytes.Clone(b.Bytes())
+			damaged[i] ^= 0x10
+			if got, err := load(damaged); err == nil && !bytes.Equal(got[0].Data, module) {
+				t.Errorf("%s: damaged at %d, and taken", kind, i)
+			}
+			if _, err := load(b.Bytes()[:i]); err == nil {
+				t.Errorf("%s: cut at %d, and taken", kind, i)
+			}
+		}
+	}
+}
+
 func TestEmbeddedConfiguration(t *testing.T) {
 	for name, data := range map[string][]byte{"x86_64": buildtest.BzImage("6.1", buildtest.Config), "arm64": buildtest.Image("6.1", buildtest.Config)} {
 		c := kernel.Embedded(bytes.NewReader(data), int64(len(data)), name == "arm64")
@@ -228,6 +310,7 @@ func FuzzModule(f *testing.F) {
 	f.Add(buildtest.Module("b", "c"), ".ko")
 	f.Add([]byte{0x1f, 0x8b, 8}, ".ko.gz")
 	f.Add([]byte("\xfd7zXZ\x00"), ".ko.xz")
+	f.Add(bigXZ(0, 2), ".ko.xz")
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd}, ".ko.zst")
 	f.Fuzz(func(t *testing.T, data []byte, suffix string) {
 		if !fs.ValidPath("a" + suffix) {

@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 const (
@@ -211,7 +210,7 @@ func unpacked(r io.Reader, suffix string) (io.Reader, func(), error) {
 		z, err := gzip.NewReader(r)
 		return z, nothing, err
 	case ".xz":
-		z, err := xz.NewReader(r)
+		z, err := newXZReader(r)
 		return z, nothing, err
 	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(maxModule), zstd.WithDecoderConcurrency(1))
