@@ -1,8 +1,9 @@
 // Package diff says in what two enclave images differ: which registers, which section, and which files of
 // which ramdisk.
 //
-// It owns the comparison. Both images are untrusted: what it holds of one is bounded by the number of its
-// files, whatever their size, and a ramdisk that it cannot read through is compared as a whole.
+// It owns the comparison. Both images are untrusted: what it holds of one are the names of a
+// ramdisk's files and a digest of each, whatever their size; package ramdisk bounds the number of names and their
+// length, each and together. A ramdisk that it cannot read through is compared as a whole.
 package diff
 
 import (

@@ -33,6 +33,8 @@ const (
 	MaxFile = 1<<32 - 1
 	// MaxEntries bounds what an archive holds.
 	MaxEntries = 1 << 20
+	// MaxNames bounds all names and targets of links together, in bytes: who reads an archive holds them.
+	MaxNames = 256 << 20
 )
 
 // Kind is what an entry is.

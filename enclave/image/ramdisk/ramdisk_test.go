@@ -238,6 +238,45 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+// again reads the same bytes for ever.
+type again struct {
+	data []byte
+	at   int
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	n := copy(p, a.data[a.at:])
+	a.at = (a.at + n) % len(a.data)
+	return n, nil
+}
+
+// TestNamesAreBoundedTogether: a few megabytes of gzip do not become gigabytes of names.
+func TestNamesAreBoundedTogether(t *testing.T) {
+	target := strings.Repeat("x", ramdisk.MaxName)
+	entry := []byte("070701" + "00000001" + "0000a1ff" + strings.Repeat("00000000", 4) + "00000fff" + strings.Repeat("00000000", 4) +
+		"00000002" + "00000000" + "a\x00" + target + "\x00")
+	r := ramdisk.NewReader(&again{data: entry}, 1<<40)
+	for held := 0; ; {
+		h, err := r.Next()
+		if err != nil {
+			if wrong, ok := errors.AsType[*ramdisk.Error](err); !ok || !strings.Contains(wrong.Reason, "over 256 MiB") {
+				t.Error(err)
+			}
+			break
+		}
+		if held += len(h.Name) + len(h.Target); held > ramdisk.MaxNames {
+			t.Fatal("more is read")
+		}
+	}
+	var entries []ramdisk.Entry
+	for i := range ramdisk.MaxNames/ramdisk.MaxName + 1 {
+		entries = append(entries, ramdisk.Entry{Name: fmt.Sprint(i), Node: &ramdisk.Node{Kind: ramdisk.Symlink, Target: target}})
+	}
+	if err := ramdisk.Write(t.Context(), io.Discard, entries); err == nil || !strings.Contains(err.Error(), "over 256 MiB") {
+		t.Errorf("more is written: %v", err)
+	}
+}
+
 // FuzzReader: whatever it is given, it ends, gives names and contents within bounds, and what it reads can be
 // written again to the same, where names are such that they may be.
 func FuzzReader(f *testing.F) {

@@ -38,16 +38,18 @@ type Reader struct {
 	base *bufio.Reader
 	// in is what archives are read from: base, or what unpacks a part of it.
 	in *bufio.Reader
-	// most and entries are what may still come; at counts from the beginning of in.
-	most    int64
-	entries int
-	at      int64
+	// most is what may still come; at counts from the beginning of in.
+	most int64
+	at   int64
+	// entries came so far, and names are the bytes of their names and targets.
+	entries, names int
 	// within says that an archive has begun, and not ended. left is content of the entry under way.
 	within bool
 	left   int64
 }
 
-// NewReader reads from r, and refuses what holds more than most bytes, unpacked.
+// NewReader reads from r, and refuses what holds more than most bytes, unpacked, or more than
+// [MaxEntries] or [MaxNames].
 func NewReader(r io.Reader, most int64) *Reader {
 	base := bufio.NewReaderSize(r, 1<<18)
 	return &Reader{base: base, in: base, most: most}
@@ -83,7 +85,13 @@ func (r *Reader) Next() (*Header, error) {
 		if r.entries++; r.entries > MaxEntries {
 			return nil, refuse("more than %d entries", MaxEntries)
 		}
-		return h, r.target(h)
+		if err := r.target(h); err != nil {
+			return nil, err
+		}
+		if r.names += len(h.Name) + len(h.Target); r.names > MaxNames {
+			return nil, refuse("names and links of over %d MiB", MaxNames>>20)
+		}
+		return h, nil
 	}
 }
 

@@ -48,12 +48,16 @@ func check(sorted []Entry) (map[*Node]int, error) {
 		return nil, refuse("%d entries; %d are allowed", len(sorted), MaxEntries)
 	}
 	names := map[*Node]int{}
+	bytes := 0
 	folders := map[string]bool{".": true}
 	for i, e := range sorted {
 		if err := CheckName(e.Name); err != nil {
 			return nil, err
 		}
+		bytes += len(e.Name) + len(e.Target)
 		switch {
+		case bytes > MaxNames:
+			return nil, refuse("names and links of over %d MiB", MaxNames>>20)
 		case i > 0 && sorted[i-1].Name == e.Name:
 			return nil, refuse("%q is there twice", e.Name)
 		case !folders[path.Dir(e.Name)]:

@@ -5,7 +5,7 @@
 // whether a file may be executed and whether a folder is sticky. Owners, times, attributes, setuid and the
 // rest of modes are not carried: they say who made a copy and not what it is, and an enclave gives no program
 // more rights than who starts it has. A source is untrusted: nothing in it leads out of its root, and names and
-// bytes are bounded. The package starts nothing and believes no size that it did not count.
+// bytes are bounded, each and together. The package starts nothing and believes no size that it did not count.
 package rootfs
 
 import (
@@ -28,6 +28,8 @@ const (
 	maxBytes = 64 << 30
 	// maxPath leaves room for the folder that an image puts it into.
 	maxPath = ramdisk.MaxName - 64
+	// maxNames bounds all paths and targets of links together.
+	maxNames = ramdisk.MaxNames
 	// maxHops bounds the links on the way to a name (Linux, MAXSYMLINKS).
 	maxHops = 40
 )
@@ -49,9 +51,10 @@ func ours(err error) error {
 
 // Tree is a file system whose content is read when it is written. It is used by one goroutine.
 type Tree struct {
-	top     *node
-	entries int
-	bytes   int64
+	top   *node
+	bytes int64
+	// entries are the names below the root, names the bytes of their paths and targets.
+	entries, names int
 	// layer counts the layers that were laid over one another.
 	layer  int
 	closes []io.Closer
@@ -151,14 +154,19 @@ func (t *Tree) put(dir *node, name string, n *ramdisk.Node) error {
 		return nil
 	}
 	t.remove(dir, base)
-	if t.entries++; t.entries > maxEntries {
-		return refuse("it holds more than %d files and folders", maxEntries)
-	}
 	child := &node{Node: n, layer: t.layer, length: length}
+	t.entries++
+	t.names += child.bytes()
+	switch {
+	case t.entries > maxEntries:
+		return refuse("it holds more than %d files and folders", maxEntries)
+	case t.names > maxNames:
+		return refuse("its paths, and what its links lead to, are over %d MiB", maxNames>>20)
+	}
 	if n.Kind == ramdisk.Folder {
 		child.below = map[string]*node{}
 	}
-	dir.below[base] = child
+	dir.below[strings.Clone(base)] = child // what name is cut from may be much longer, and go through links
 	return nil
 }
 
@@ -174,19 +182,22 @@ func (t *Tree) Remove(name string) error {
 
 func (t *Tree) remove(dir *node, base string) {
 	if old := dir.below[base]; old != nil {
-		t.entries -= old.count()
+		t.uncount(old)
 		delete(dir.below, base)
 	}
 }
 
-// count is of a name and all below it.
-func (n *node) count() int {
-	sum := 1
+// uncount takes a name and all below it out of the sums.
+func (t *Tree) uncount(n *node) {
+	t.entries--
+	t.names -= n.bytes()
 	for _, child := range n.below {
-		sum += child.count()
+		t.uncount(child)
 	}
-	return sum
 }
+
+// bytes are those of a name's path and target.
+func (n *node) bytes() int { return n.length + len(n.Target) }
 
 // folder finds a folder, links followed as inside a root of its own: what leads to the root's parent leads to
 // the root. Missing ones are made or, if they shall not be, nil.

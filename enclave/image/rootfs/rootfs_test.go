@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -332,6 +333,63 @@ func TestManyFiles(t *testing.T) {
 	if entries, bytes := tree.Size(); entries != 110_102 || bytes != 100_000 {
 		t.Errorf("%d entries, %d bytes", entries, bytes)
 	}
+}
+
+// TestNamesAreBoundedTogether: a few megabytes of gzip do not become gigabytes of names.
+func TestNamesAreBoundedTogether(t *testing.T) {
+	const many = 70_000 // of 4000 bytes each
+	deep := strings.Repeat(strings.Repeat("d", 249)+"/", 16)
+	target := strings.Repeat("x", 4000)
+	for rule, test := range map[string]struct {
+		first item
+		next  func(i int) item
+		fits  bool
+	}{
+		"targets":                  {sym("s", target), func(i int) item { return hard(fmt.Sprint(i), "s") }, false},
+		"paths":                    {sym("s", deep), func(i int) item { return item{name: fmt.Sprintf("s/%d", i)} }, false},
+		"what is replaced is gone": {sym("s", target), func(int) item { return hard("a", "s") }, true},
+		"and what was in a folder": {sym("s", target), func(i int) item { return []item{hard("a/b", "s"), {name: "a"}, dir("a")}[i%3] }, true},
+	} {
+		all := []item{test.first}
+		for i := range many {
+			all = append(all, test.next(i))
+		}
+		_, err := fromTar(t, packed(t, all...))
+		if wrong, ok := errors.AsType[*rootfs.Error](err); !test.fits && (!ok || !strings.Contains(wrong.Reason, "over 256 MiB")) || test.fits && err != nil {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+}
+
+// What a tar says of an entry is not kept, but for its name and target.
+func TestHeadersAreNotKept(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	comment := map[string]string{"comment": strings.Repeat("x", 1_000_000)}
+	for i := range 40 {
+		for _, h := range []tar.Header{
+			{Typeflag: tar.TypeSymlink, Name: fmt.Sprint("l", i), Linkname: "é", PAXRecords: comment}, {Typeflag: tar.TypeReg, Name: fmt.Sprint("é", i), PAXRecords: comment},
+		} {
+			h.Format = tar.FormatPAX
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = w.Close()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	tree, err := fromTar(t, b.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > 10<<20 {
+		t.Errorf("%d MiB are held for %d names", held>>20, len(tree.Entries("")))
+	}
+	runtime.KeepAlive(&b)
 }
 
 func TestReadingCanBeCancelled(t *testing.T) {

@@ -146,7 +146,7 @@ func (l *layer) entry(h *tar.Header, content io.Reader) error {
 	case tar.TypeDir:
 		n.Kind = ramdisk.Folder
 	case tar.TypeSymlink:
-		n.Kind, n.Target = ramdisk.Symlink, h.Linkname
+		n.Kind, n.Target = ramdisk.Symlink, strings.Clone(h.Linkname) // package tar cuts it from a header of up to 1 MiB
 	case tar.TypeLink:
 		return l.link(name, h.Linkname)
 	case tar.TypeChar, tar.TypeBlock:
