@@ -47,7 +47,7 @@ func cache(t *testing.T) string {
 	return dir
 }
 
-const quiet = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1"
+const quiet = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc_early_khz=2500000"
 
 // guestImage is an image whose first process is testdata/guest.
 func guestImage(t *testing.T, dir, commandLine string) string {
