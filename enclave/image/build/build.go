@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/eif"
@@ -173,11 +174,14 @@ func (in Input) Digest(ctx context.Context) (sum []byte, bytes int64, err error)
 		err = ramdisk.Write(ctx, h, in.entries)
 		return h.Sum(nil), h.n, err
 	}
-	f, err := os.Open(in.Path)
+	f, err := os.OpenFile(in.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s: %w: it is no regular file", in.Path, ramdisk.ErrChanged)
+	}
 	_, err = io.Copy(h, f) // its size was bounded when it was opened
 	return h.Sum(nil), h.n, err
 }

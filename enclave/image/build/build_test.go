@@ -230,6 +230,11 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, name), data, 0o755)
 		}
 	}
+	fifo := func(name string) func(string) error {
+		return func(dir string) error {
+			return errors.Join(os.RemoveAll(filepath.Join(dir, name)), unix.Mkfifo(filepath.Join(dir, name), 0o600))
+		}
+	}
 	nothing := func(string) error { return nil }
 	for rule, test := range map[string]struct {
 		change    []string
@@ -237,13 +242,17 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 		path, err string
 	}{
 		"no kernel":                    {nil, remove("bzImage"), "kernel.file", "no such file"},
-		"a kernel that is a FIFO":      {nil, func(dir string) error { _ = os.Remove(dir + "/bzImage"); return unix.Mkfifo(dir+"/bzImage", 0o600) }, "kernel.file", "no regular file"},
+		"a kernel that is a FIFO":      {nil, fifo("bzImage"), "kernel.file", "no regular file"},
 		"a kernel of arm64":            {nil, put("bzImage", buildtest.Image("6.12.1", "")), "kernel.file", "for arm64"},
 		"a kernel of x86_64":           {[]string{"x86_64", "arm64"}, nothing, "kernel.file", "for x86_64"},
 		"no kernel at all":             {nil, put("bzImage", []byte("hello")), "kernel.file", "it is no kernel"},
 		"a configuration that is none": {[]string{"file: bzImage", "file: bzImage\n  config: profile.json"}, nothing, "kernel.config", "sets no option"},
 		"a module that is nowhere":     {[]string{"[nsm]", "[nsm, vsock]"}, nothing, "kernel.modules.load", `no module "vsock"`},
 		"no modules":                   {nil, remove("modules"), "kernel.modules.from", "no such file"},
+		"modules that are a FIFO":      {nil, fifo("modules"), "kernel.modules.from", "not a directory"},
+		"a FIFO modules.builtin":       {nil, fifo("modules/modules.builtin"), "kernel.modules.load", "modules.builtin is no regular file"},
+		"an enclave that is a FIFO":    {nil, fifo("enclave"), "enclave", "not a directory"},
+		"a root that is a FIFO":        {nil, fifo("root"), "root.folder", "not a directory"},
 		"no enclave":                   {nil, remove("enclave"), "enclave", "no such file"},
 		"no daemon":                    {nil, remove("enclave/cloisterd"), "enclave", "holds no cloisterd"},
 		"no walls":                     {nil, remove("enclave/walls"), "enclave", "holds no walls"},
@@ -263,8 +272,10 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 		"a root whose /etc is a file": {nil, func(dir string) error {
 			return errors.Join(os.RemoveAll(dir+"/root/etc"), os.WriteFile(dir+"/root/etc", nil, 0o600))
 		}, "root.folder", "which is a file"},
-		"a tar that is none":    {[]string{"folder: root", "tar: image.yaml"}, nothing, "root.tar", "no tar"},
-		"a layout that is none": {[]string{"folder: root", "oci: enclave"}, nothing, "root.oci", "no OCI image layout"},
+		"a tar that is none":      {[]string{"folder: root", "tar: image.yaml"}, nothing, "root.tar", "no tar"},
+		"a tar that is a FIFO":    {[]string{"folder: root", "tar: root"}, fifo("root"), "root.tar", "no regular file"},
+		"a layout that is a FIFO": {[]string{"folder: root", "oci: root"}, fifo("root"), "root.oci", "not a directory"},
+		"a layout that is none":   {[]string{"folder: root", "oci: enclave"}, nothing, "root.oci", "no OCI image layout"},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			recipe := buildtest.Inputs(t, t.TempDir())
@@ -303,6 +314,23 @@ func TestWhatChangesMeanwhileIsNotBuilt(t *testing.T) {
 		if _, err := p.Write(t.Context(), &nowhere{}, nil); !errors.Is(err, ramdisk.ErrChanged) || !strings.Contains(err.Error(), "rootfs/usr/lib/data") {
 			t.Errorf("%s: %v", rule, err)
 		}
+	}
+}
+
+// What an image was built from is digested behind the build, and waits for nothing either.
+func TestAnInputThatBecameAFIFO(t *testing.T) {
+	recipe := buildtest.Inputs(t, t.TempDir())
+	p, err := open(t, recipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(filepath.Dir(recipe), "bzImage")
+	if err := errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(p.Inputs(), func(in build.Input) bool { return in.Name == "bzImage" })
+	if _, _, err := p.Inputs()[i].Digest(t.Context()); !errors.Is(err, ramdisk.ErrChanged) {
+		t.Error(err)
 	}
 }
 

@@ -180,20 +180,31 @@ func (p *Plan) readModules(ctx context.Context) []kernel.Module {
 	if m == nil {
 		return nil
 	}
-	root, err := os.OpenRoot(p.resolve(m.From))
+	root, err := rootfs.OpenRoot(p.resolve(m.From))
 	if err != nil {
 		p.blame("kernel.modules.from", m.From, err)
 		return nil
 	}
 	defer root.Close()
-	modules, err := kernel.Modules(ctx, root.FS(), m.Load)
+	found, err := kernel.Modules(ctx, modules{root}, m.Load)
 	switch {
 	case err != nil:
 		p.blame("kernel.modules.load", m.From, err)
-	case len(modules) > 100: // they are counted with two digits
-		p.report("kernel.modules.load", "load fewer", "%d modules would be loaded; 100 can be", len(modules))
+	case len(found) > 100: // they are counted with two digits
+		p.report("kernel.modules.load", "load fewer", "%d modules would be loaded; 100 can be", len(found))
 	}
-	return modules
+	return found
+}
+
+// modules is a folder of them, of which a FIFO does not hold this up.
+type modules struct{ root *os.Root }
+
+func (m modules) Open(name string) (fs.File, error) {
+	f, err := m.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // checkBoot says what an enclave would not start without, or not start.

@@ -134,6 +134,13 @@ func TestModules(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
+	for _, name := range []string{"modules.builtin", "kernel/text.ko"} {
+		pipe := fstest.MapFS{"kernel/text.ko": {}, name: {Mode: fs.ModeNamedPipe}}
+		_, err := kernel.Modules(t.Context(), later{pipe}, []string{"text"})
+		if wrong, ok := errors.AsType[*kernel.Error](err); !ok || !strings.Contains(wrong.Reason, name+" is no regular file") {
+			t.Errorf("a FIFO %s: %v", name, err)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := kernel.Modules(ctx, dir, nil); !errors.Is(err, context.Canceled) {
@@ -143,6 +150,23 @@ func TestModules(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// later is a folder that is listed with files only.
+type later struct{ fstest.MapFS }
+
+func (l later) ReadDir(name string) ([]fs.DirEntry, error) {
+	all, err := l.MapFS.ReadDir(name)
+	for i, entry := range all {
+		if !entry.IsDir() {
+			all[i] = file{entry}
+		}
+	}
+	return all, err
+}
+
+type file struct{ fs.DirEntry }
+
+func (file) Type() fs.FileMode { return 0 }
 
 type unreadable struct{ fs.FS }
 

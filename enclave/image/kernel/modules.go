@@ -34,7 +34,7 @@ type Module struct {
 
 // Modules reads the modules that are to be loaded, and those that they say they depend on, in the order in which
 // they can be loaded. They are anywhere in dir, which is like /lib/modules/VERSION; what modules.builtin lists
-// there is left out. Errors are an [*Error], or those of dir.
+// there is left out. Opening a FIFO of dir must not wait for who writes it. Errors are an [*Error], or those of dir.
 func Modules(ctx context.Context, dir fs.FS, load []string) ([]Module, error) {
 	s := &sorter{ctx: ctx, dir: dir, files: map[string][]string{}, builtin: map[string]bool{}, state: map[string]state{}}
 	if err := s.find(); err != nil {
@@ -105,11 +105,19 @@ func (s *sorter) find() error {
 		return err
 	}
 	defer f.Close()
+	if !regular(f) {
+		return refuse("", "modules.builtin is no regular file")
+	}
 	scanner := bufio.NewScanner(io.LimitReader(f, maxIndex))
 	for scanner.Scan() {
 		s.builtin[moduleOf(scanner.Text())] = true
 	}
 	return scanner.Err()
+}
+
+func regular(f fs.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
 }
 
 // add puts a module in order, which the module by needs; empty if it was asked for.
@@ -180,6 +188,9 @@ func unpack(dir fs.FS, file string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if !regular(f) {
+		return nil, refuse("", "%s is no regular file", file)
+	}
 	from, done, err := unpacked(f, path.Ext(file))
 	if err != nil {
 		return nil, damaged(file, err)

@@ -19,7 +19,7 @@ import (
 // share a file there share it in the tree. The caller closes the Tree. Errors are an [*Error], or those of the
 // file system.
 func Folder(ctx context.Context, dir string) (_ *Tree, err error) {
-	root, err := os.OpenRoot(dir)
+	root, err := OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (w *walk) folder(name string, to *node) error {
 	if err := context.Cause(w.ctx); err != nil {
 		return err
 	}
-	f, err := w.root.Open(name)
+	f, err := w.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0) // as it was one when it was listed
 	if err != nil {
 		return err
 	}

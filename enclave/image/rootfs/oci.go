@@ -38,12 +38,12 @@ type store interface {
 // OCI reads the image for an architecture, of GOARCH, from a folder with an OCI image layout (OCI image
 // specification, "Image Layout"). The caller closes it. Errors are an [*Error], or those of the file system.
 func OCI(ctx context.Context, dir, arch string) (*Image, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.Open("index.json")
+	f, err := openFile(root, "index.json")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, refuse("it holds no index.json: no OCI image layout")
 	}
@@ -67,11 +67,14 @@ func OCI(ctx context.Context, dir, arch string) (*Image, error) {
 type layout struct{ root *os.Root }
 
 func (l layout) open(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	f, err := l.root.Open("blobs/" + d.Digest.Algorithm + "/" + d.Digest.Hex)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := openFile(l.root, "blobs/"+d.Digest.Algorithm+"/"+d.Digest.Hex)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, refuse("it lacks the blob %s", d.Digest)
+	case err != nil:
+		return nil, err
 	}
-	return f, err
+	return f, nil
 }
 
 func document(from io.Reader, what string) ([]byte, error) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/image/rootfs"
 )
@@ -213,6 +214,40 @@ func TestOCIRefuses(t *testing.T) {
 	}
 	if _, err := rootfs.OCI(t.Context(), t.TempDir(), "amd64"); err == nil || !strings.Contains(err.Error(), "no OCI image layout") {
 		t.Error(err)
+	}
+}
+
+// TestAFIFOHoldsNothingUp: what nobody writes is refused, and not waited for.
+func TestAFIFOHoldsNothingUp(t *testing.T) {
+	b := blobs{}
+	d := b.image(t, "amd64", packed(t, item{name: "a", content: "a"}))
+	names := []string{"index.json"}
+	for name := range b { // a manifest, a configuration and a layer
+		names = append(names, "blobs/sha256/"+name[len("sha256:"):])
+	}
+	for _, name := range names {
+		dir := b.layout(t, index(d))
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := rootfs.OCI(t.Context(), dir, "amd64")
+		if wrong, ok := errors.AsType[*rootfs.Error](err); !ok || !strings.Contains(wrong.Reason, name+" is no regular file") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, read := range map[string]func() error{
+		"layout": func() error { _, err := rootfs.OCI(t.Context(), path, "amd64"); return err },
+		"folder": func() error { _, err := rootfs.Folder(t.Context(), path); return err },
+		"tar":    func() error { _, err := rootfs.Tar(t.Context(), path); return err },
+	} {
+		if err := read(); err == nil || what != "tar" && !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 
