@@ -108,7 +108,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	.ci/fuzz $(FUZZTIME)
 
 # What an enclave in a virtual machine is made of beside our own: QEMU, a kernel, a root file system, from Debian.
-vm ?= out/vm
+vm      ?= out/vm
+VMFLAGS ?=
 .PHONY: vm-parts
 vm-parts: ## QEMU, a kernel and a root file system from Debian, into out/vm
 	@deploy/debian/qemu '$(vm)'
@@ -121,7 +122,7 @@ vm: build vm-parts ## an enclave image that a virtual machine boots, in out/vm
 
 test-vm: vm ## boot the image with a kernel, AF_VSOCK and /dev/nsm of its own, and see that all holds there
 	CLOISTER_VM='$(abspath $(vm))' go test -count 1 -timeout 15m -run Machine ./enclave/launch
-	PYTHON='$(PYTHON)' .ci/test-vm
+	PYTHON='$(PYTHON)' .ci/test-vm $(VMFLAGS)
 
 # --- check: each is a target of its own; `make check` runs them all and says which failed ---
 

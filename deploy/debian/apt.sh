@@ -14,10 +14,11 @@ security_mirror=http://deb.debian.org/debian-security
 
 me=$(basename "$0")
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
+# fail WHAT [CURE [STATUS]]: 1 by default; 3 where Debian cannot be reached.
 fail() {
   say "error: $1"
   [[ -z ${2:-} ]] || say "hint: $2"
-  exit 1
+  exit "${3:-1}"
 }
 usage() {
   sed -nE '2,/^[^#]/s/^# ?//p' "$0" >&2
@@ -145,7 +146,7 @@ refresh() {
     source_of "$mirror" "$suite $suite-updates $suite-backports" "$1" >"$apt/sources/debian.sources"
     if apt-get update -q >>"$log" 2>&1; then found=$mirror; break; fi
   done
-  [[ -n $found ]] || because "Debian's lists of packages cannot be had from ${2//$'\n'/ or }"
+  [[ -n $found ]] || because "Debian's lists of packages cannot be had from ${2//$'\n'/ or }" 3
   source_of "$security_mirror" "$suite-security" "$1" >"$apt/sources/security.sources"
   if ! apt-get update -q >>"$log" 2>&1; then
     rm "$apt/sources/security.sources"
@@ -155,7 +156,7 @@ refresh() {
 }
 source_of() { printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$@"; }
 
-# because WHAT: fails, with what apt said and what cures it.
+# because WHAT [STATUS]: fails, with what apt said and what cures it.
 because() {
   local cure="look at what apt says, above" said
   said=$(grep -E '^(E|W|Err|Ign)|^ .*Depends:|^(tar|dpkg-deb):' "$log" | tail -n 6 || true)
@@ -169,7 +170,7 @@ because() {
   elif grep -q '404\|Depends:\|Unable to locate\|not found' <<<"$said"; then
     cure="that mirror does not hold $suite whole: name another in DEBIAN_MIRROR"
   fi
-  fail "$1" "$cure"
+  fail "$1" "$cure" "${2:-1}"
 }
 
 # pretend PACKAGE…: these count as installed. Maintainer scripts need them, and nothing runs these.

@@ -51,7 +51,8 @@ def opens(path, flags=os.O_RDWR):
 for cid in (0, 1, 2, 3, 16):
     for port in (5005, 5006, 9000):
         ways.append((f"connect to port {port} of CID {cid}", connects(socket.AF_VSOCK, (cid, port))))
-ways.append(("listen on AF_VSOCK", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).bind((socket.VMADDR_CID_ANY, 7000))))
+ways.append(("listen on AF_VSOCK",
+             lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).bind((socket.VMADDR_CID_ANY, 7000))))
 ways.append(("CONTROL, what everybody may read", opens("/proc/self/status", os.O_RDONLY)))
 ways.append(("a network", connects(socket.AF_INET, ("192.0.2.1", 80))))
 ways.append(("the loopback network", connects(socket.AF_INET, ("127.0.0.1", 80))))
@@ -59,8 +60,8 @@ ways.append(("a packet socket", lambda: socket.socket(socket.AF_PACKET, socket.S
 ways.append(("a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)))
 for device in ("nsm", "console", "ttyS0", "mem", "kmsg", "vsock", "hwrng", "port"):
     ways.append((f"/dev/{device}", opens(f"/dev/{device}")))
-for path in ("/proc/1/root/cloister/profile.json", "/proc/1/environ", "/cloister/profile.json", "/var/lib/cloister", "/run/cloister", "/init",
-             "/proc/kcore", "/proc/kmsg", "/sys/kernel", "/sys/fs/cgroup"):
+for path in ("/proc/1/root/cloister/profile.json", "/proc/1/environ", "/cloister/profile.json", "/var/lib/cloister", "/run/cloister",
+             "/init", "/proc/kcore", "/proc/kmsg", "/sys/kernel", "/sys/fs/cgroup"):
     ways.append((f"read {path}", opens(path, os.O_RDONLY)))
 for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/usr/bin/written", "/etc/passwd"):
     ways.append((f"write {path}", opens(path, os.O_WRONLY | os.O_CREAT)))
