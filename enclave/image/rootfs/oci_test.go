@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/klauspost/compress/gzip"
@@ -144,6 +145,38 @@ func TestOCI(t *testing.T) {
 	}
 	defer img.Close()
 	same(t, img.Tree, `file 644 arm = "a"`)
+}
+
+// TestRepeatedWhiteouts: they do no more than the first, whatever is put between them, and take no longer.
+func TestRepeatedWhiteouts(t *testing.T) {
+	const many = 30_000
+	lower := []item{{name: "d/old"}, {name: "d/sub/old"}, {name: "d/sub/deep/old"}, {name: "e/old"}, {name: "e/sub/old"}}
+	upper := []item{
+		{name: "d/.wh..wh..opq"}, {name: "d/sub/new"}, {name: "d/.wh..wh..opq"}, {name: "d/old"}, {name: "d/.wh.old"}, {name: ".wh.d"},
+		{name: "e/sub/new"}, {name: ".wh.e"}, {name: "e/.wh..wh..opq"}, dir("e"), {name: "e/.wh.sub"}, {name: ".wh..wh..opq"},
+	}
+	next := []item{{name: "f/new"}, {name: ".wh.e"}, {name: "d/sub/.wh..wh..opq"}}
+	for i := range many {
+		upper = append(upper, item{name: fmt.Sprint("f/", i)})
+	}
+	for range many {
+		upper = append(upper, item{name: "f/.wh..wh..opq"}, item{name: ".wh.f"})
+	}
+	for i := range many {
+		next = append(next, item{name: ".wh.f"}, item{name: fmt.Sprint("f/.wh.", i)})
+	}
+	b := blobs{}
+	dir := b.layout(t, index(b.image(t, "amd64", packed(t, lower...), packed(t, upper...), packed(t, next...))))
+	start := time.Now()
+	img, err := rootfs.OCI(t.Context(), dir, "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	if took := time.Since(start); took > 60*time.Second { // about a second on a machine with nothing else to do
+		t.Errorf("%v", took)
+	}
+	same(t, img.Tree, "folder 755 d", `file 644 d/old = ""`, "folder 755 d/sub", "folder 755 f", `file 644 f/new = ""`)
 }
 
 func TestOCIRefuses(t *testing.T) {

@@ -60,12 +60,12 @@ type Tree struct {
 	closes []io.Closer
 }
 
-// node is a name's: what it leads to, what is below it if that is a folder, the layer that it is of, and how
-// long its path is, links followed.
+// node is a name's: what it leads to, what is below it if that is a folder, the layer that it is of, the last one
+// that took away what others have below it, and how long its path is, links followed.
 type node struct {
 	*ramdisk.Node
-	below         map[string]*node
-	layer, length int
+	below                  map[string]*node
+	layer, cleared, length int
 }
 
 func newTree() *Tree { return &Tree{top: &node{Node: folder(0o755), below: map[string]*node{}}} }

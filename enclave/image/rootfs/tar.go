@@ -215,9 +215,7 @@ func (l *layer) takeAway(name string) error {
 	}
 	switch gone := strings.TrimPrefix(base, whiteout); {
 	case base == opaque:
-		for child := range at.below {
-			l.tree.lose(at, child)
-		}
+		l.tree.clear(at)
 	case strings.HasPrefix(base, aufs):
 	case gone == "" || gone == "." || gone == "..":
 		return refuse("%q takes away no name", name)
@@ -227,15 +225,25 @@ func (l *layer) takeAway(name string) error {
 	return nil
 }
 
+// clear takes all that lower layers have below a folder away. What a layer puts there is its own, so once is
+// enough for each layer, and however many whiteouts there are, it looks at each name once.
+func (t *Tree) clear(n *node) {
+	if n.cleared == t.layer {
+		return
+	}
+	n.cleared = t.layer
+	for base := range n.below {
+		t.lose(n, base)
+	}
+}
+
 // lose takes a name of lower layers away, and of what is below all that is theirs.
 func (t *Tree) lose(dir *node, base string) {
 	n := dir.below[base]
 	if n == nil {
 		return
 	}
-	for child := range n.below {
-		t.lose(n, child)
-	}
+	t.clear(n)
 	if n.layer < t.layer && len(n.below) == 0 {
 		t.remove(dir, base)
 	}
