@@ -4,7 +4,8 @@
 # Sourced, never run.
 #
 # Every byte is held against Debian's signature by apt. Nothing here turns that off, and of the machine's own
-# configuration of apt only how it reaches a mirror is taken over.
+# configuration of apt only how it reaches a mirror is taken over: lists that are too old are refused, as are those
+# of a time to come.
 #
 # DEBIAN_MIRROR names the mirror to use: by default the one that the machine uses, else deb.debian.org.
 
@@ -99,8 +100,8 @@ open_apt() {
   : >"$apt/status"
   keys=$(keyring) || fail "the keys of Debian's archive are not on this machine" "apt-get install debian-archive-keyring"
   mirrors=$(own_mirrors)
-  # The machine's own configuration is read for the last time.
-  apt-config dump | grep -E '^Acquire::(http|https|ForceIPv[46]|Check-Valid-Until|Check-Date)\b' >"$apt/apt.conf" || true
+  # The machine's own configuration is read for the last time. Whether it takes lists that are too old is left out.
+  apt-config dump | grep -E '^Acquire::(http|https|ForceIPv[46])\b' >"$apt/apt.conf" || true
   cat >>"$apt/apt.conf" <<END
 Dir::State "$apt/state";
 Dir::State::status "$apt/status";
@@ -121,6 +122,8 @@ APT::Update::Error-Mode "any";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
+Acquire::Check-Valid-Until "true";
+Acquire::Check-Date "true";
 Acquire::Languages "none";
 Acquire::Retries "2";
 END
@@ -165,6 +168,8 @@ because() {
     cure="make room on the disk of $apt"
   elif grep -q 'NO_PUBKEY\|not signed\|Missing key\|EXPKEYSIG' <<<"$said"; then
     cure="the keys of Debian's archive on this machine are too old for $suite: apt-get install debian-archive-keyring"
+  elif grep -q 'is expired\|not valid yet' <<<"$said"; then
+    cure="that mirror's lists, or this machine's clock, are old: name another mirror in DEBIAN_MIRROR, or set the clock"
   elif grep -qi 'resolv\|connect\|timed out\|unreachable' <<<"$said"; then
     cure="the network does not let this machine through: name a mirror that it reaches in DEBIAN_MIRROR"
   elif grep -q '404\|Depends:\|Unable to locate\|not found' <<<"$said"; then
