@@ -85,35 +85,29 @@ func (c *console) String() string {
 
 // follow writes what is kept, and then whatever comes, until the console ends or ctx does.
 func (c *console) follow(ctx context.Context, w io.Writer) error {
-	for at := int64(0); ; {
+	for at, last := int64(0), false; ; {
 		c.mu.Lock()
 		at = max(at, c.gone)
 		text, more := bytes.Clone(c.kept[at-c.gone:]), c.more
 		c.mu.Unlock()
-		if n, err := w.Write(text); err != nil {
-			return fmt.Errorf("launch: the console: %w", err)
-		} else if at += int64(n); n > 0 {
+		if len(text) > 0 {
+			if _, err := w.Write(text); err != nil {
+				return fmt.Errorf("launch: the console: %w", err)
+			}
+			at += int64(len(text))
 			continue
+		}
+		if last {
+			return nil
 		}
 		select {
 		case <-more:
 		case <-c.ended:
-			return c.rest(at, w)
+			last = true // what came before the end may have come since
 		case <-ctx.Done():
 			return nil
 		}
 	}
-}
-
-// rest writes what came last to a console that has ended.
-func (c *console) rest(at int64, w io.Writer) error {
-	c.mu.Lock()
-	text := bytes.Clone(c.kept[max(0, at-c.gone):])
-	c.mu.Unlock()
-	if _, err := w.Write(text); err != nil {
-		return fmt.Errorf("launch: the console: %w", err)
-	}
-	return nil
 }
 
 func (c *console) close() {
