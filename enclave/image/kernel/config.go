@@ -58,6 +58,7 @@ func (c Config) Lacks(use Use) []string {
 		{"VSOCKETS", "nobody can speak to the enclave", "vsock"},
 		{"VIRTIO_VSOCKETS", "nobody can speak to the enclave", "vmw_vsock_virtio_transport"},
 		{"NSM", "there is no /dev/nsm, and so no attestation (in Linux since 6.8; AWS has a module for older ones)", "nsm"},
+		{"DEVTMPFS", "there are no devices", ""},
 		{"TMPFS", "there is no place in memory for jobs", ""},
 		{"CGROUPS", "jobs have no limits", ""},
 		{"MEMCG", "jobs have no limits of memory", ""},
