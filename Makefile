@@ -182,7 +182,7 @@ check-vulnerabilities: $(bin)/tools/govulncheck
 
 # The policies of the library and of the examples run one after the other, in a guest: there is nothing to see.
 check-race: build
-	CGO_ENABLED=1 go test -race -timeout 15m $(TESTFLAGS) $$(go list ./... | grep -v -e /policies/library$$ -e /examples/)
+	CGO_ENABLED=1 go test -race -timeout 15m $(TESTFLAGS) $$(go list ./... | grep -v -E '/policies/library$$|/examples/|/enclave/image/(rootfs|ramdisk|kernel|manifest|diff)$$')
 
 .PHONY: generate
 generate: protobuf-tools ## write every generated file again

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 )
 
 // PCR is a platform configuration register: SHA-384.
@@ -46,7 +47,7 @@ func (img *Image) feed(ctx context.Context, m *measurer) (crc uint32, err error)
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			data := make([]byte, min(size, chunk)) // it is hashed while the next one is read
+			data := m.buffer()[:min(size, chunk)] // it is hashed while the next one is read
 			if err := readAt(img.r, data, at, img.size, "a section"); err != nil {
 				return err
 			}
@@ -56,7 +57,7 @@ func (img *Image) feed(ctx context.Context, m *measurer) (crc uint32, err error)
 		}
 		return nil
 	}
-	headers := func([]byte) {}
+	headers := m.release
 	if err := read(0, crcAt, headers); err != nil {
 		return 0, err
 	}
@@ -75,6 +76,7 @@ func (img *Image) feed(ctx context.Context, m *measurer) (crc uint32, err error)
 // measurer hashes the sections of an image, in their order. Two hashes run side by side: of everything, and
 // of the first ramdisk with what boots it or the other ramdisks, to which each byte belongs but once.
 type measurer struct {
+	free             chan []byte // buffers of a chunk that nobody uses
 	all, half        *runner
 	first, rest      hash.Hash
 	ramdisks         int
@@ -82,8 +84,27 @@ type measurer struct {
 }
 
 func newMeasurer() *measurer {
-	m := &measurer{all: newRunner(), half: newRunner(), first: sha512.New384(), rest: sha512.New384()}
-	return m
+	return &measurer{
+		free: make(chan []byte, 2*buffered), all: newRunner(), half: newRunner(), first: sha512.New384(), rest: sha512.New384(),
+	}
+}
+
+// buffer gives one of a chunk, with anything in it. An image takes thousands, and collecting them took as long as hashing.
+func (m *measurer) buffer() []byte {
+	select {
+	case b := <-m.free:
+		return b
+	default:
+		return make([]byte, chunk)
+	}
+}
+
+// release takes back a buffer, or a part of one from its beginning.
+func (m *measurer) release(b []byte) {
+	select {
+	case m.free <- b[:cap(b)]:
+	default: // there are enough
+	}
 }
 
 // section begins one.
@@ -95,16 +116,23 @@ func (m *measurer) section(k Kind) {
 	}
 }
 
-// add hashes data of the section, which nobody may change from now on.
+// add hashes data of the section, in a buffer of [measurer.buffer], which is the measurer's from now on.
 func (m *measurer) add(data []byte) {
 	if !m.measured {
+		m.release(data)
 		return
 	}
-	m.all.write(m.all.whole, data)
+	var done atomic.Int32 // hashes
+	hashed := func() {
+		if done.Add(1) == 2 {
+			m.release(data)
+		}
+	}
+	m.all.write(m.all.whole, data, hashed)
 	if m.isRest {
-		m.half.write(m.rest, data)
+		m.half.write(m.rest, data, hashed)
 	} else {
-		m.half.write(m.first, data)
+		m.half.write(m.first, data, hashed)
 	}
 }
 
@@ -132,8 +160,11 @@ func newRunner() *runner {
 	return r
 }
 
-func (r *runner) write(to hash.Hash, data []byte) {
-	r.work <- func() { _, _ = to.Write(data) } // never fails
+func (r *runner) write(to hash.Hash, data []byte, done func()) {
+	r.work <- func() {
+		_, _ = to.Write(data) // never fails
+		done()
+	}
 }
 
 func (r *runner) end() {

@@ -128,7 +128,12 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	w.data = crc32.Update(w.data, crc32.IEEETable, p)
 	w.size += int64(len(p))
-	w.measurer.add(append([]byte(nil), p...)) // it is hashed while the caller reuses p
+	for data := p; len(data) > 0; { // it is hashed while the caller reuses p
+		buffer := w.measurer.buffer()
+		n := copy(buffer, data)
+		w.measurer.add(buffer[:n])
+		data = data[n:]
+	}
 	return w.to.Write(p)
 }
 
