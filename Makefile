@@ -180,7 +180,8 @@ check-environments: build
 check-vulnerabilities: $(bin)/tools/govulncheck
 	.ci/vulnerabilities $< $(VULNDB_VERSION)
 
-# The policies of the library and of the examples run one after the other, in a guest: there is nothing to see.
+# The policies of the library and of the examples run one after the other, in a guest, and the parts of images are read
+# by one goroutine: there is nothing to see.
 check-race: build
 	CGO_ENABLED=1 go test -race -timeout 15m $(TESTFLAGS) $$(go list ./... | grep -v -E '/policies/library$$|/examples/|/enclave/image/(rootfs|ramdisk|kernel|manifest|diff)$$')
 
