@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,14 @@ func bootImage(t *testing.T) (*launch.VM, client.Config) {
 // TestMachineOfTheImage boots one machine for all that is seen of it from the outside.
 func TestMachineOfTheImage(t *testing.T) {
 	v, cfg := bootImage(t)
+	t.Run("a job with more plain input than a small file system holds", func(t *testing.T) {
+		const size = 48 << 20
+		j := newJob(t, strings.Repeat("x", size), "import os, sys\nopen(sys.argv[2], 'w').write(str(os.path.getsize(sys.argv[1])))\n")
+		report, err := j.run(t.Context(), t, cfg, client.Observer{})
+		if err != nil || report.Result.Outcome != receipt.Succeeded || j.out() != strconv.Itoa(size) {
+			t.Errorf("%+v, %v, %q", report, err, j.out())
+		}
+	})
 	t.Run("a parent that floods the API", func(t *testing.T) { flood(t, v, cfg) })
 	t.Run("I1 no application is heard on the console", func(t *testing.T) { hear(t, v, cfg) })
 }

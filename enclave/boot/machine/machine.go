@@ -27,7 +27,8 @@ type place struct {
 
 const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-// places are mounted in this order. Jobs mount their own, of their own size, below image.State.
+// places are mounted in this order. What is plain among a job's assets is in image.State itself, and bounded by what
+// the ledger promised the job; the rest of a job is in file systems of their own size below it.
 func places() []place {
 	return []place{
 		{"proc", "/proc", harmless, ""},
@@ -35,7 +36,7 @@ func places() []place {
 		{"cgroup2", "/sys/fs/cgroup", harmless, ""},
 		{"devtmpfs", "/dev", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0755"},
 		{"tmpfs", image.Run, harmless, "mode=0700,size=1m,nr_inodes=256"},
-		{"tmpfs", image.State, unix.MS_NOSUID | unix.MS_NODEV, "mode=0700,size=16m,nr_inodes=65536"},
+		{"tmpfs", image.State, unix.MS_NOSUID | unix.MS_NODEV, "mode=0700,size=100%,nr_inodes=0"},
 	}
 }
 
