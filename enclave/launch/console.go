@@ -8,9 +8,15 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/image"
 )
+
+// maxPipe is the most that the kernel holds of a pipe that nobody widened (pipe(7)).
+const maxPipe = 64 << 10
 
 // console keeps the last of what an enclave writes, and waits for the line that it is ready.
 type console struct {
@@ -21,6 +27,7 @@ type console struct {
 	kept  []byte
 	gone  int64         // bytes that were, before what is kept
 	more  chan struct{} // closed when there is more
+	seen  bool          // ready is closed
 	ready chan struct{}
 	ended chan struct{}
 }
@@ -37,27 +44,52 @@ func newConsole(keep int) (*console, *os.File, error) {
 
 func (c *console) read() {
 	defer close(c.ended)
+	defer c.from.Close() // a pipe that was only read
 	buf := make([]byte, 4096)
-	seen := false
 	for {
 		n, err := c.from.Read(buf)
-		c.mu.Lock()
-		c.kept = append(c.kept, buf[:n]...)
-		over := max(0, len(c.kept)-c.keep)
-		c.kept, c.gone = c.kept[over:], c.gone+int64(over)
-		// The line may have begun in what was read before.
-		found := !seen && bytes.Contains(c.kept[max(0, len(c.kept)-n-len(image.Ready)):], []byte(image.Ready+"\n"))
-		close(c.more)
-		c.more = make(chan struct{})
-		c.mu.Unlock()
-		if found {
-			seen = true
-			close(c.ready)
-		}
+		c.add(buf[:n])
 		if err != nil {
-			return
+			break
 		}
 	}
+	c.drain(buf)
+}
+
+func (c *console) add(text []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = append(c.kept, text...)
+	over := max(0, len(c.kept)-c.keep)
+	c.kept, c.gone = c.kept[over:], c.gone+int64(over)
+	close(c.more)
+	c.more = make(chan struct{})
+	// The line may have begun in what was read before.
+	if !c.seen && bytes.Contains(c.kept[max(0, len(c.kept)-len(text)-len(image.Ready)):], []byte(image.Ready+"\n")) {
+		c.seen = true
+		close(c.ready)
+	}
+}
+
+// drain takes what the pipe holds when the console is closed: the last words of whoever ended. It waits for nobody
+// who still has the other end.
+func (c *console) drain(buf []byte) {
+	_ = c.from.SetReadDeadline(time.Time{}) // a pipe has deadlines
+	raw, err := c.from.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool { // fails where the pipe ended, and then is empty
+		for left := maxPipe; left > 0; {
+			n, err := unix.Read(int(fd), buf)
+			if n <= 0 && err != unix.EINTR {
+				break
+			}
+			c.add(buf[:max(n, 0)])
+			left -= max(n, 0)
+		}
+		return true
+	})
 }
 
 // wait returns when the enclave is ready, or says what it wrote instead.
@@ -110,7 +142,8 @@ func (c *console) follow(ctx context.Context, w io.Writer) error {
 	}
 }
 
+// close ends the console with what was written before, whoever still has the other end.
 func (c *console) close() {
-	_ = c.from.Close() // a pipe that was only read
+	_ = c.from.SetReadDeadline(time.Now()) // fails where it ended already
 	<-c.ended
 }

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/plugins/sandbox"
 )
@@ -39,6 +43,43 @@ func ReadConsole(lines ...string) (kept string, ready bool, err error) {
 	}
 	c.close()
 	return c.String(), ready, err
+}
+
+// LastWords is what a console keeps that is closed while its reader lags behind the writer, who is still there.
+func LastWords(lines ...string) (string, error) {
+	c, to, err := newConsole(maxConsole)
+	if err != nil {
+		return "", err
+	}
+	defer to.Close()
+	c.mu.Lock() // the reader comes as far as the first line
+	for i, line := range lines {
+		if _, err := to.WriteString(line); err != nil {
+			return "", err
+		}
+		for i == 0 && held(to) > 0 {
+			runtime.Gosched()
+		}
+	}
+	closed := make(chan struct{})
+	go func() {
+		c.close()
+		close(closed)
+	}()
+	c.mu.Unlock()
+	<-closed
+	return c.String(), nil
+}
+
+// held is how many bytes nobody has read from a pipe.
+func held(pipe *os.File) int {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n
 }
 
 // FollowConsole follows a console that keeps few bytes: write adds to it, done ends it and gives what whoever follows had.

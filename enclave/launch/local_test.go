@@ -112,6 +112,16 @@ func TestConsole(t *testing.T) {
 	}
 }
 
+// A machine that ends says why with its last words: they are kept, and nobody waits for a process that has the
+// console and writes no more.
+func TestLastWords(t *testing.T) {
+	for range 100 {
+		if said, err := launch.LastWords("booting\n", "no memory\n"); err != nil || said != "booting\nno memory\n" {
+			t.Fatalf("%q, %v", said, err)
+		}
+	}
+}
+
 // TestAConsoleIsFollowed: whoever follows gets what was kept and what comes, each once and in order.
 func TestAConsoleIsFollowed(t *testing.T) {
 	r, w := io.Pipe()

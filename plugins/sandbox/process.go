@@ -35,7 +35,7 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 	}
 	p := &Process{walls: s.group.walls(), done: make(chan struct{})}
 	forked := make(chan error)
-	go s.live(p, forked)
+	onThread(func() { s.live(p, forked) })
 	if err := <-forked; err != nil {
 		return nil, refused(&spec, err)
 	}

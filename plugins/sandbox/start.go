@@ -73,10 +73,29 @@ func (s *start) release() {
 	_ = s.group.remove()
 }
 
+// onThread runs f on a thread of its own, which ends with it. It is never the first thread: what the kernel
+// says of the process in /proc/self, its cgroup for one, it says of that thread.
+func onThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		taken := make(chan struct{}) // by another thread, as this one is not free
+		go func() {
+			runtime.LockOSThread()
+			close(taken)
+			f()
+		}()
+		<-taken
+		runtime.UnlockOSThread()
+	}()
+}
+
 // live starts stage two and stays until it is gone. The kernel ends stage two when the thread
-// that started it ends, so the thread does nothing else, and is never used for anything after.
+// that started it ends, so the thread does nothing else: see [onThread].
 func (s *start) live(p *Process, forked chan<- error) {
-	runtime.LockOSThread()
 	err := s.fork(p)
 	if err != nil {
 		s.release()
