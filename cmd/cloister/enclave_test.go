@@ -12,7 +12,7 @@ func TestAProcessIsNotItsNumber(t *testing.T) {
 	if err != nil || !self.runs() {
 		t.Fatalf("%+v does not run: %v", self, err)
 	}
-	if earlier := (processID{self.PID, self.Start + "0"}); earlier.runs() {
+	if earlier := (processID{self.PID, self.Start - 1}); earlier.runs() {
 		t.Errorf("%+v is taken for %+v", self, earlier)
 	}
 	cmd := exec.Command("sleep", "1000")

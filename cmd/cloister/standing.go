@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/attest"
@@ -56,20 +57,22 @@ func (s standing) realm() attest.Realm {
 // processID names a process for good: its number comes again, and its start with it does not (proc(5)).
 type processID struct {
 	PID   int    `json:"pid"`
-	Start string `json:"start"`
+	Start uint64 `json:"start"` // ticks of the clock since this machine booted
 }
 
 func identify(pid int) (processID, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	process, err := procfs.NewProc(pid)
 	if err != nil {
 		return processID{}, err
 	}
-	// "PID (NAME) STATE …"; a name may contain brackets. The start is the 22nd field.
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" {
+	stat, err := process.Stat()
+	if err != nil {
+		return processID{}, err
+	}
+	if stat.State == "Z" {
 		return processID{}, fs.ErrNotExist
 	}
-	return processID{pid, fields[19]}, nil
+	return processID{pid, stat.Starttime}, nil
 }
 
 func (p processID) runs() bool {

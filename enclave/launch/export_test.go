@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,12 @@ func WithoutMachine(ctx context.Context, cfg Config) (*Enclave, error) {
 		}
 		return kept, err
 	})
+}
+
+// Impatient gives an emulated machine no more of a processor than d until its kernel asks for something.
+func Impatient(cfg VMConfig, d time.Duration) VMConfig {
+	cfg.patience = d
+	return cfg
 }
 
 // ReadConsole is what a console keeps of lines, and whether it says that the enclave is ready.

@@ -3,15 +3,12 @@ package launch
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hf/nsm/request"
 	"github.com/hf/nsm/response"
+	"github.com/prometheus/procfs"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 )
@@ -61,7 +58,10 @@ var errClock = errors.New("the kernel waits for its clock")
 
 // watchClock returns errClock if the machine has had more than enough of a processor to come up, and asked for nothing; nil
 // once it did, or ended, or ctx did.
-func (v *VM) watchClock(ctx context.Context) error {
+func (v *VM) watchClock(ctx context.Context, enough time.Duration) error {
+	if enough == 0 {
+		enough = clockTime
+	}
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
 	for {
@@ -74,32 +74,20 @@ func (v *VM) watchClock(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if spent, err := processorTime(v.PID()); err == nil && spent > clockTime {
+		if spent, err := processorTime(v.PID()); err == nil && spent > enough {
 			return errClock
 		}
 	}
 }
 
-// userHZ is the unit of times in /proc, USER_HZ, on every architecture that Go knows (proc(5)).
-const userHZ = 100
-
 // processorTime is what a process has had of processors.
 func processorTime(pid int) (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	process, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, err
 	}
-	// "PID (NAME) STATE …"; a name may contain brackets. The times are the 14th and 15th field.
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	if len(fields) < 13 {
-		return 0, errors.New("no times")
-	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * time.Second / userHZ, err
+	stat, err := process.Stat()
+	return time.Duration(stat.CPUTime() * float64(time.Second)), err
 }
 
 // firstAsked is a module that says when it was first asked.

@@ -113,6 +113,29 @@ func TestMachineIsWhatTheImageSays(t *testing.T) {
 	}
 }
 
+// A kernel that never finds its clock computes and asks for nothing. It is booted once more, with time that is counted in
+// instructions; one that rests is waited for.
+func TestMachineWithoutAClock(t *testing.T) {
+	image := smallImage(t, eif.Spec{Memory: 300 * mib, CPUs: 1}, "x", nil)
+	paces := filepath.Join(t.TempDir(), "paces")
+	seen := `case "$*" in *-icount*) echo counted ;; *) echo emulated ;; esac >>` + paces + "\n"
+	for name, row := range map[string]struct {
+		script, want, says string
+	}{
+		"computes": {seen + `case "$*" in *-icount*) echo no kernel >&2; exit 1; esac; while :; do :; done`, "emulated\ncounted\n", "no kernel"},
+		"rests":    {seen + "sleep 0.5; echo ended of itself >&2", "emulated\n", "ended of itself"},
+	} {
+		cfg := launch.VMConfig{Image: image, QEMU: noQEMU(t, row.script), NSM: noModule(t), Emulate: true}
+		_, err := launch.QEMU(t.Context(), launch.Impatient(cfg, 200*time.Millisecond))
+		if tried := string(read(t, paces)); !errors.Is(err, launch.ErrStart) || !strings.Contains(fmt.Sprint(err), row.says) || tried != row.want {
+			t.Errorf("%s: tried %q, %v", name, tried, err)
+		}
+		if err := os.Remove(paces); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Who stops waiting leaves no process behind.
 func TestMachineIsGivenUp(t *testing.T) {
 	image := smallImage(t, eif.Spec{Memory: 300 * mib, CPUs: 1}, "x", nil)

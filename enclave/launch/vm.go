@@ -54,6 +54,8 @@ type VMConfig struct {
 	// Emulate uses no help of the processor even where there is some. Default: KVM where the processor has
 	// virtual machines, else emulation.
 	Emulate bool
+
+	patience time.Duration // with the kernel of an emulated machine; 0 is clockTime
 }
 
 // VM is a running enclave in a virtual machine. It is safe for concurrent use.
@@ -113,7 +115,7 @@ func tryVM(ctx context.Context, cfg VMConfig, how pace, p *payload) (*VM, error)
 	var clock errgroup.Group
 	if how == emulated {
 		clock.Go(func() error {
-			err := v.watchClock(ctx)
+			err := v.watchClock(ctx, cfg.patience)
 			if err != nil {
 				end(err)
 			}

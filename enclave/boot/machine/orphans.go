@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +19,7 @@ const orphansEvery = time.Minute
 // process names one for good: numbers come again, with another start (proc(5)).
 type process struct {
 	pid   int
-	start string
+	start uint64
 }
 
 // ReapOrphans lets go of ended processes that fell to PID 1 because whoever started them is gone, until ctx ends.
@@ -57,27 +56,21 @@ func reap(before map[process]bool) map[process]bool {
 
 // endedChildren are the children of this process that ended and that nobody waited for.
 func endedChildren() (map[process]bool, error) {
-	entries, err := os.ReadDir("/proc")
+	all, err := procfs.AllProcs()
 	if err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
 	}
 	ended := map[process]bool{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		raw, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+	for _, p := range all {
+		stat, err := p.Stat()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("machine: %w", err)
 		}
-		// "PID (NAME) STATE PARENT …"; a name may hold brackets. The start is the 22nd field.
-		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-		if len(fields) >= 20 && fields[0] == "Z" && fields[1] == strconv.Itoa(os.Getpid()) {
-			ended[process{pid, fields[19]}] = true
+		if stat.State == "Z" && stat.PPID == os.Getpid() {
+			ended[process{p.PID, stat.Starttime}] = true
 		}
 	}
 	return ended, nil
