@@ -7,11 +7,15 @@
 # configuration of apt only how it reaches a mirror is taken over: lists that are too old are refused, as are those
 # of a time to come.
 #
-# DEBIAN_MIRROR names the mirror to use: by default the one that the machine uses, else deb.debian.org.
+# DEBIAN_MIRROR names the mirror to use: by default the one that the machine uses, else deb.debian.org; and
+# DEBIAN_SECURITY_MIRROR the one of security updates.
+# DEBIAN_PACKAGES names a list that an earlier run made: those very packages are taken, or none. A list holds the hash of
+# each, so that the age of a mirror's lists means nothing then, and https://snapshot.debian.org will do.
 
 suite=trixie
 mirror_of_last_resort=http://deb.debian.org/debian
-security_mirror=http://deb.debian.org/debian-security
+security_mirror=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+pinned=${DEBIAN_PACKAGES:-}
 
 me=$(basename "$0")
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
@@ -42,10 +46,15 @@ loader() { if [[ $1 == amd64 ]]; then echo usr/lib64/ld-linux-x86-64.so.2; else 
 # --- what a script makes: made beside its place and renamed, so that what is there is whole ---
 
 # begin PLACE MIB LIST REQUEST: ends the script if PLACE is there and LIST, the packages that it was made from, is for
-# that request. Otherwise sets final and part, an empty folder, having looked whether there is that much room. Of two
+# that request and is the one that was asked for. Otherwise sets final and part, an empty folder, having looked whether there is that much room. Of two
 # scripts that make the same, one waits for the other.
 begin() {
   local folder free
+  if [[ -n $pinned ]]; then
+    [[ -r $pinned ]] || fail "DEBIAN_PACKAGES: $pinned cannot be read" "name a list of packages that an earlier run made"
+    [[ $(head -n 1 "$pinned") == "# $4" ]] ||
+      fail "DEBIAN_PACKAGES: $pinned is for \"$(head -n 1 "$pinned" | cut -c3-)\", and this is \"$4\"" "name a list for that"
+  fi
   folder=$(dirname "$1") list=$3 request=$4
   mkdir -p "$folder" || fail "$folder cannot be made" "name a folder that you may write to"
   final=$(cd "$folder" && pwd)/$(basename "$1")
@@ -53,7 +62,7 @@ begin() {
   part=${final%/*}/.${final##*/}.part
   exec {lock}>"${final%/*}/.${final##*/}.lock" || fail "$folder cannot be written to" "name a folder that you may write to"
   flock "$lock"
-  if [[ -e $final && -e $list && $(head -n 1 "$list") == "# $request" ]]; then
+  if [[ -e $final && -e $list && $(head -n 1 "$list") == "# $request" ]] && { [[ -z $pinned ]] || cmp -s "$pinned" "$list"; }; then
     say "$final is there already; remove it to fetch it again"
     exit 0
   fi
@@ -98,6 +107,10 @@ open_apt() {
   mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,sources}
   : >"$log"
   : >"$apt/status"
+  # What is to be taken, before anything newer or older.
+  if [[ -n $pinned ]]; then
+    awk '!/^#/ { printf "Package: %s%s\nPin: version %s\nPin-Priority: 1001\n\n", $1, ($3 == "all" ? "" : ":" $3), $2 }' "$pinned"
+  fi >"$apt/preferences"
   keys=$(keyring) || fail "the keys of Debian's archive are not on this machine" "apt-get install debian-archive-keyring"
   mirrors=$(own_mirrors)
   # The machine's own configuration is read for the last time. Whether it takes lists that are too old is left out.
@@ -111,7 +124,7 @@ Dir::Etc::main "/dev/null";
 Dir::Etc::parts "/dev/null";
 Dir::Etc::sourcelist "/dev/null";
 Dir::Etc::sourceparts "$apt/sources";
-Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferences "$apt/preferences";
 Dir::Etc::preferencesparts "/dev/null";
 Dir::Etc::trusted "/dev/null";
 Dir::Etc::trustedparts "/dev/null";
@@ -122,7 +135,7 @@ APT::Update::Error-Mode "any";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
-Acquire::Check-Valid-Until "true";
+Acquire::Check-Valid-Until "$([[ -n $pinned ]] && echo false || echo true)";
 Acquire::Check-Date "true";
 Acquire::Languages "none";
 Acquire::Retries "2";
@@ -194,15 +207,23 @@ fetch_alone() {
 needs() { apt-cache depends --important "$1" | sed -nE 's/^ *Depends: //p'; }
 # fetched: the packages that were fetched so far, one file a line.
 fetched() { find "$apt/cache/archives" -maxdepth 1 -name '*.deb' | LC_ALL=C sort; }
-# packages: the same as text: name, version, architecture and SHA-256 of each, below the request.
+# packages LIST: writes the same as text: name, version, architecture and SHA-256 of each, below the request. Where a list
+# was asked for, they are those of it, or nothing of them is used.
 packages() {
-  local file
-  printf '# %s\n' "$request"
-  while IFS= read -r file; do
-    # shellcheck disable=SC2016 # dpkg-deb replaces it
-    dpkg-deb --show --showformat '${Package} ${Version} ${Architecture} ' "$file"
-    sha256sum <"$file" | cut -d' ' -f1
-  done < <(fetched)
+  local file other
+  {
+    printf '# %s\n' "$request"
+    while IFS= read -r file; do
+      # shellcheck disable=SC2016 # dpkg-deb replaces it
+      dpkg-deb --show --showformat '${Package} ${Version} ${Architecture} ' "$file"
+      sha256sum <"$file" | cut -d' ' -f1
+    done < <(fetched)
+  } >"$1"
+  [[ -n $pinned ]] && ! cmp -s "$pinned" "$1" || return 0
+  other=$(diff "$pinned" "$1" | grep '^[<>]' | head -n 6 | sed 's/^</asked for:/; s/^>/there is: /' | cut -c1-100 || true)
+  printf '%s\n' "$other" >&2
+  fail "the mirror does not have the packages of $pinned" "name one that does, as of the day of that list: \
+DEBIAN_MIRROR=https://snapshot.debian.org/archive/debian/DATE DEBIAN_SECURITY_MIRROR=https://snapshot.debian.org/archive/debian-security/DATE"
 }
 # unpack FOLDER FILE…: a package's files without running anything of it. Links of FOLDER to folders stay what they are.
 unpack() {
