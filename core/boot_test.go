@@ -3,13 +3,20 @@ package core_test
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"filippo.io/age"
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/coretest"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/plugins/executor"
+	"github.com/cloister-run/cloister/policies/abi"
 )
 
 // marked is what the NSM is asked before the first application runs.
@@ -266,4 +273,59 @@ func TestAUsedEnclaveRunsJobsSideBySide(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 	}
+}
+
+// What an application made of an owner's asset is gone before another application runs, but for what every policy
+// let out: the copies that it keeps for itself, logs that nobody consented to, outputs that were sealed.
+func TestI5_NothingThatWasMadeOfAnAssetIsThereForTheNextApplication(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	var e *coretest.Enclave
+	e = allowing(t, coretest.Session{Run: func(_ context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
+		if task.Entrypoint == "stranger" {
+			left = holding(t, filepath.Join(e.Dir, "owner"), secret)
+		}
+		return executor.Result{}, errors.Join(
+			os.WriteFile(s.Path(executor.WorkDir+"/tmp/unpacked"), []byte(secret), 0o600),
+			os.WriteFile(s.Path(executor.WorkDir+"/logs/more"), []byte(secret), 0o600),
+			s.Write("result.txt", secret), s.Log(task.Stdout, "let out, "+secret), s.Log(task.Stderr, ""))
+	}})
+	owner := one(t, e, "owner", "allow")
+	owner.Spec.SealTo = map[string][]string{"result": {id.Recipient().String()}}
+	job, r := e.Run(t, owner)
+	if r.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v", r)
+	}
+	if _, r := e.Run(t, known(coretest.Simple("stranger", "allow"))); r.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v", r)
+	}
+	if want := []string{filepath.Join(e.Dir, "owner", "disk", "work", "logs", "stdout")}; !slices.Equal(left, want) {
+		t.Errorf("%q is left, want %q", left, want)
+	}
+	record(t, job)
+	if got := released(t, job); got[abi.Stdout] != "let out, "+secret || got[result] == "" {
+		t.Errorf("%q", got)
+	}
+}
+
+// holding are the files below a folder that hold a text.
+func holding(t *testing.T, dir, text string) (found []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(name)
+		if strings.Contains(string(raw), text) {
+			found = append(found, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return found
 }

@@ -97,7 +97,7 @@ func (c *course) run(ctx context.Context) end {
 	}
 	c.job.settle()
 	c.job.dropCredentials()
-	dropped := c.drop()
+	dropped := c.drop(err)
 	if dropped != nil {
 		err = errors.Join(err, &faultError{FaultMachine, dropped})
 	}
@@ -107,12 +107,25 @@ func (c *course) run(ctx context.Context) end {
 	return e
 }
 
-// drop removes the assets, when nothing uses them any more.
-func (c *course) drop() error {
+// drop removes the assets, when nothing uses them any more, and all that was made of them, but for what may leave: another
+// owner's application may run next. Where nothing may leave, the job is wiped.
+func (c *course) drop(err error) error {
 	if c.space == nil {
 		return nil
 	}
-	return c.space.DropAssets()
+	dropped := c.space.DropAssets()
+	if err == nil && c.clearance != nil {
+		dropped = errors.Join(dropped, c.space.Keep(c.places()))
+	}
+	return dropped
+}
+
+// places is where what may leave is, but for what the enclave wrote itself.
+func (c *course) places() []string {
+	return slices.DeleteFunc(c.clearance.Places(), func(place string) bool {
+		dir := filepath.Dir(place)
+		return dir == c.space.Own || dir == c.space.Sealed
+	})
 }
 
 // queue waits for room. The operator has nothing to send meanwhile, but is to be there: see [Job.Phases].

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/cloister-run/cloister/core/tree"
@@ -85,6 +86,8 @@ type Clearance struct{ frozen []frozen } // sorted by channel
 type frozen struct {
 	abi.Artifact
 	source *tree.Source
+	// place is its full name.
+	place string
 	// drop gives back the room of a replacement, for another one; nil for an application's output.
 	drop func() error
 }
@@ -198,7 +201,7 @@ func freeze(ctx context.Context, from Candidate, maxBytes int64) (_ frozen, err 
 	if !from.Tree {
 		artifact.Kind, artifact.Digest = "file", source.FileSum()
 	}
-	return frozen{Artifact: artifact, source: source}, nil
+	return frozen{Artifact: artifact, source: source, place: filepath.Join(from.Dir.Name(), filepath.FromSlash(from.Name))}, nil
 }
 
 // shows gives what a party finds around it when it judges: the artifacts, and its owner's assets.
@@ -234,6 +237,16 @@ func (c *Clearance) Artifacts() []abi.Artifact {
 		artifacts[i] = f.Artifact
 	}
 	return artifacts
+}
+
+// Places are the full names of the files and folders that were cleared. Of what else an application or a policy
+// wrote nothing is needed any more.
+func (c *Clearance) Places() []string {
+	places := make([]string, len(c.frozen))
+	for i, f := range c.frozen {
+		places[i] = f.place
+	}
+	return places
 }
 
 // ErrNotCleared says that a channel has nothing that may leave.

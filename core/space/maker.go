@@ -67,6 +67,7 @@ func (m *Maker) Make(id string, disk, sealed int64) (_ *Space, err error) {
 		Own:      filepath.Join(root, "own"),
 		Owner:    owner,
 		root:     root,
+		bin:      filepath.Join(root, "disk", "bin"),
 		mounter:  m.mounter,
 		free:     func() { m.free(owner) },
 	}

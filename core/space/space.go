@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cloister-run/cloister/core/internal/mounter"
 )
@@ -36,6 +37,7 @@ type Space struct {
 	Owner int
 
 	root    string
+	bin     string // on the file system of Work, see [bin]
 	mounter mounter.Mounter
 	// mounts are the file systems to let go of.
 	mounts []string
@@ -60,8 +62,10 @@ func (s *Space) make() error {
 			return err
 		}
 	}
-	if err := os.Mkdir(s.Redacted, 0o700); err != nil {
-		return err
+	for _, dir := range []string{s.Redacted, s.bin} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	for _, dir := range []string{s.Work, s.Socket} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -125,6 +129,49 @@ func (s *Space) Publish() error {
 // DropAssets removes the assets; nothing may run in the sandbox any more.
 func (s *Space) DropAssets() error {
 	return errors.Join(empty(s.Staging), empty(s.Assets))
+}
+
+// Keep removes what the application and its policies wrote, but for what is at places: files and folders, by their
+// full names. It fails if a place is not below Work or Redacted. Nothing may run in the sandbox any more, and
+// nobody else may write there.
+func (s *Space) Keep(places []string) error {
+	disk := filepath.Dir(s.Work)
+	// Folders that are looked through, and with true what is kept whole.
+	kept := map[string]bool{disk: false, s.Work: false, s.Redacted: false, s.bin: true}
+	for _, place := range slices.Sorted(slices.Values(places)) { // what is above comes first
+		if !within(place, s.Work) && !within(place, s.Redacted) {
+			return fmt.Errorf("space: %s is no place in the job's work", filepath.Base(place))
+		}
+		above := filepath.Dir(place)
+		for above != disk && !kept[above] {
+			above = filepath.Dir(above)
+		}
+		if above != disk { // a folder above it is kept
+			continue
+		}
+		kept[place] = true
+		for dir := filepath.Dir(place); dir != disk; dir = filepath.Dir(dir) {
+			kept[dir] = false
+		}
+	}
+	gone := bin{dir: s.bin}
+	for dir, whole := range kept {
+		if !whole {
+			if err := gone.strip(dir, kept); err != nil {
+				return fmt.Errorf("space: %w", err)
+			}
+		}
+	}
+	if err := errors.Join(gone.empty(), empty(s.Socket)); err != nil {
+		return fmt.Errorf("space: %w", err)
+	}
+	return nil
+}
+
+// within says whether a name is below a folder.
+func within(name, dir string) bool {
+	rel, err := filepath.Rel(dir, name)
+	return err == nil && rel != "." && filepath.IsLocal(rel)
 }
 
 // Wipe removes everything. Where it fails it may be called again, and does what is left to do;

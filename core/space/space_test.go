@@ -356,3 +356,78 @@ func TestFoldersOfOutputs(t *testing.T) {
 		t.Error("a link was followed out")
 	}
 }
+
+// TestI9_OnlyWhatMayLeaveIsKept: however an application left it. The folder may be nested deeper than a process has
+// descriptors, and there may be no room for another file.
+func TestI9_OnlyWhatMayLeaveIsKept(t *testing.T) {
+	m, _ := maker(t)
+	s, err := m.Make("job", 48<<20, 0)
+	must(t, err)
+	defer s.Wipe()
+	write := func(name string) string {
+		name = filepath.Join(s.Work, name)
+		must(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		must(t, os.WriteFile(name, []byte(name), 0o600))
+		return name
+	}
+	keep := []string{write("outputs/a/model"), filepath.Join(s.Work, "outputs/tree"), filepath.Join(s.Work, "outputs/tree/part"), filepath.Join(s.Redacted, "redacted-0/outputs.b")}
+	want := []string{keep[0], write("outputs/tree/part/x"), write("outputs/tree/y")}
+	must(t, os.MkdirAll(keep[3], 0o700))
+	write("tmp/unpacked-model")
+	write("logs/stdout")
+	write("outputs/a/notes")
+	write("outputs/b/original")
+	must(t, os.Symlink("/", filepath.Join(s.Work, "outputs/link")))
+	must(t, syscall.Mkfifo(filepath.Join(s.Work, "outputs/a/pipe"), 0o600))
+	must(t, os.WriteFile(filepath.Join(s.Socket, "beside"), []byte("x"), 0o600))
+	var limit syscall.Rlimit
+	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 256, Max: limit.Max}))
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	top := filepath.Join(s.Work, "tmp/deep")
+	must(t, os.Mkdir(top, 0o700))
+	at, err := os.OpenRoot(top)
+	must(t, err)
+	for range 1000 {
+		must(t, at.Mkdir("d", 0o700))
+		below, err := at.OpenRoot("d")
+		must(t, err)
+		must(t, at.Chmod("d", 0))
+		must(t, at.Close())
+		at = below
+	}
+	must(t, at.Close())
+	for i := 0; err == nil; i++ {
+		err = os.WriteFile(filepath.Join(s.Work, "tmp", fmt.Sprint(i)), nil, 0o400)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+
+	must(t, s.Keep(keep))
+	var left []string
+	for _, dir := range []string{filepath.Dir(s.Work), s.Socket} {
+		must(t, filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				left = append(left, name)
+			}
+			return err
+		}))
+	}
+	if !slices.Equal(left, want) {
+		t.Errorf("left %q, want %q", left, want)
+	}
+	if _, err := os.Stat(keep[3]); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"tmp", "outputs/b"} {
+		if _, err := os.Stat(filepath.Join(s.Work, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, place := range []string{s.Work, s.Own, "outputs/a", filepath.Join(s.Work, "..", "x"), s.Assets} {
+		if err := s.Keep([]string{place}); err == nil {
+			t.Errorf("%s is kept", place)
+		}
+	}
+}
