@@ -32,6 +32,9 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	}
 	j.patience.hold()
 	defer func() { err = j.arrived(err) }()
+	if err := j.holds(len(module)); err != nil {
+		return err
+	}
 	release, err := j.turn(ctx)
 	if err != nil {
 		return err
@@ -61,6 +64,17 @@ func (j *Job) PutModule(ctx context.Context, digest string, module []byte) (err 
 	j.policies[digest] = p
 	j.mu.Unlock()
 	j.modules.fill(digest)
+	return nil
+}
+
+// holds counts a module against what the modules of the job's own policies may have together.
+func (j *Job) holds(module int) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	most := modulesRoom(j.spec)
+	if j.held += int64(module); j.held > most {
+		return fmt.Errorf("%w: policies: their modules have over %d MiB together", ErrInvalid, most>>20)
+	}
 	return nil
 }
 

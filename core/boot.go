@@ -17,7 +17,8 @@ const (
 )
 
 // boot keeps the promise that a fresh enclave makes when it asks for a data key: no application ran
-// before, and none but the job's own runs while the job holds what it unsealed. So an application
+// before, and none but the job's own runs while the job holds what it unsealed, or anything that its application
+// made of it and that not every policy let out. So an application
 // that breaks out of its walls finds nobody's assets but those of its own job. It is safe for
 // concurrent use.
 type boot struct {

@@ -42,6 +42,7 @@ type Job struct {
 
 	mu        sync.Mutex
 	policies  map[string]Policy
+	held      int64                   // bytes of the modules of policies
 	sealed    map[string]*sealedAsset // by asset
 	unwrapper Unwrapper               // nil before the credentials came, and after the last asset
 	phases    []Phase
@@ -191,6 +192,7 @@ func (j *Job) run() {
 	j.patience.stop()
 	j.mu.Lock()
 	j.result, j.receipt, j.clearance = end.result, end.receipt, end.clearance
+	j.policies, j.sealed, j.course.border = nil, nil, nil // and their modules with them
 	j.mu.Unlock()
 	if j.course.roomy { // before anybody has its room
 		j.runner.ended(end.denied)
@@ -198,7 +200,7 @@ func (j *Job) run() {
 	if end.clearance == nil {
 		_ = j.wipe() // Delete tries again, and the ledger counts the memory until it succeeds
 	} else if end.dropped {
-		j.reserved.Keep(j.spec.Limits.Disk + sealedRoom(j.spec))
+		j.reserved.Keep(keeps(j.spec))
 	}
 	if end.dropped {
 		j.runner.boot.over(j)

@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/enclave/envelope"
 	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -244,8 +247,14 @@ func (j *Job) is(s Submission) bool {
 }
 
 // entryBytes is what a file or folder takes in memory beside its content: the rest of its last
-// page, and the kernel's own notes about it.
-const entryBytes = 5 << 10
+// page, the kernel's own notes about it, and its name while it arrives ([tree.Limits]).
+const entryBytes = 6 << 10
+
+// assetBytes is what the names of an asset may have beside that.
+const assetBytes = 256 << 10
+
+// moduleShare is how many of the largest modules a job's own policies may have together.
+const moduleShare = 4
 
 // unsealBytes is what it takes to open a sealed bundle: its front, held twice, and the segments on
 // their way (package envelope).
@@ -253,14 +262,38 @@ const unsealBytes = 40 << 20
 
 // need is what a job takes.
 func need(spec *jobspec.Canonical, assets []Claim) queue.Need {
-	n := queue.Need{Disk: spec.Limits.Disk, Sealed: sealedRoom(spec), Memory: spec.Limits.Memory}
+	n := queue.Need{Disk: spec.Limits.Disk, Sealed: sealedRoom(spec), Memory: spec.Limits.Memory, Notes: modulesRoom(spec) + namesRoom(spec)}
 	for _, c := range assets {
-		n.Assets = queue.Need{Assets: n.Assets, Disk: c.Bytes, Memory: int64(c.Entries) * entryBytes}.Total()
+		n.Assets = queue.Need{Assets: n.Assets, Disk: c.Bytes, Memory: int64(c.Entries)*entryBytes + assetBytes}.Total()
 		if c.sealed() {
 			n.Assets = queue.Need{Assets: n.Assets, Memory: unsealBytes}.Total()
 		}
 	}
 	return n
+}
+
+// keeps is what a job takes that has something to release.
+func keeps(spec *jobspec.Canonical) int64 {
+	return spec.Limits.Disk + sealedRoom(spec) + namesRoom(spec)
+}
+
+// modulesRoom is what the modules of the job's own policies may have together. Those of bundles are in their fronts.
+func modulesRoom(spec *jobspec.Canonical) int64 {
+	modules := map[string]bool{}
+	for _, p := range spec.Policies {
+		modules[p.Module] = true
+	}
+	return int64(min(len(modules), moduleShare)) * envelope.MaxModule
+}
+
+// namesRoom is what the enclave notes of outputs that are folders, in memory of its own: nothing limits it there.
+func namesRoom(spec *jobspec.Canonical) int64 {
+	for _, place := range spec.Command.Outputs {
+		if strings.HasSuffix(place, "/") {
+			return border.NotesBytes
+		}
+	}
+	return 0
 }
 
 // newToken makes the 256-bit token of a job.

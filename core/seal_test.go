@@ -26,7 +26,7 @@ func TestI1_ASealedOutputLeavesForItsRecipientAlone(t *testing.T) {
 	if r.Outcome != receipt.Succeeded {
 		t.Fatalf("%+v", r)
 	}
-	if need := job.Need(); need.Sealed < need.Disk || need.Total() != need.Assets+need.Disk+need.Sealed+need.Memory {
+	if need := job.Need(); need.Sealed < need.Disk || need.Total() != need.Assets+need.Disk+need.Sealed+need.Memory+need.Notes {
 		t.Errorf("was promised %+v", need)
 	}
 	if need, held := job.Need(), e.Balance().Reserved; held != need.Disk+need.Sealed {

@@ -4,15 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/cloister-run/cloister/core"
+	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/coretest"
 	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/envelope"
+	"github.com/cloister-run/cloister/plugins/executor"
 )
 
 func TestSubmitRefuses(t *testing.T) {
@@ -187,6 +192,78 @@ func TestMemoryIsGivenBackAsSoonAsItIsFree(t *testing.T) {
 		t.Fatal(r.Outcome)
 	}
 	e.Empty(t) // nothing may leave, so nothing is kept, though the job is still known
+}
+
+// TestTheEnclavesNotesCountAsMemory: the modules of policies while the job runs, and the names in outputs that are
+// folders until they have left.
+func TestTheEnclavesNotesCountAsMemory(t *testing.T) {
+	e := allowing(t, coretest.Session{Run: func(_ context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
+		return executor.Result{}, errors.Join(s.Write("many/a", ""), s.Log(task.Stdout, ""), s.Log(task.Stderr, ""))
+	}})
+	spec := coretest.Simple("job", "allow")
+	spec.Spec.Command.Outputs["result"] = "many/"
+	j, r := e.Run(t, spec)
+	if r.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v", r)
+	}
+	if got := j.Need().Notes; got != envelope.MaxModule+border.NotesBytes {
+		t.Errorf("%d bytes of notes", got)
+	}
+	if got := e.Balance().Reserved; got != spec.Spec.Limits.Disk+border.NotesBytes {
+		t.Errorf("done: %d promised", got)
+	}
+}
+
+// TestModulesAreBoundedTogether: one that is over what was promised for all ends the job.
+func TestModulesAreBoundedTogether(t *testing.T) {
+	e := allowing(t, writes(0))
+	var modules []string
+	for i := range 5 {
+		modules = append(modules, fmt.Sprint(i)+strings.Repeat("m", envelope.MaxModule-1))
+		e.Policies.Known[modules[i]] = &coretest.Policy{}
+	}
+	j, err := e.Submit(coretest.Simple("job", modules...).Submission(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := j.Need().Notes; got != 4*envelope.MaxModule {
+		t.Errorf("%d bytes of notes", got)
+	}
+	for i, m := range modules {
+		err := j.PutModule(t.Context(), coretest.Digest(m), []byte(m))
+		if (err == nil) != (i < 4) || err != nil && (!errors.Is(err, core.ErrInvalid) || !strings.Contains(err.Error(), "over 64 MiB together")) {
+			t.Errorf("module %d: %v", i, err)
+		}
+	}
+	if r, err := j.Result(t.Context()); err != nil || r.Outcome != receipt.Cancelled {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestAJobThatIsDoneHoldsNoPolicy: nobody counts its module then.
+func TestAJobThatIsDoneHoldsNoPolicy(t *testing.T) {
+	e := allowing(t, writes(0))
+	own, owners := &coretest.Policy{}, &coretest.Policy{}
+	e.Policies.Known["own"], e.Policies.Known["owner's"] = own, owners
+	held := []weak.Pointer[coretest.Policy]{weak.Make(own), weak.Make(owners)}
+	spec := coretest.Simple("job", "own")
+	e.Seal(t, &spec, "inputs.data", "b", "owner's")
+	j, r := e.Run(t, spec)
+	if r.Outcome != receipt.Succeeded {
+		t.Fatalf("%+v", r)
+	}
+	delete(e.Policies.Known, "own")
+	delete(e.Policies.Known, "owner's")
+	runtime.GC()
+	for i, p := range held {
+		if p.Value() != nil {
+			t.Errorf("policy %d is held", i)
+		}
+	}
+	record(t, j)
+	if got := released(t, j); got[result] != secret {
+		t.Errorf("released %q", got)
+	}
 }
 
 // TestEntriesCountAsMemory: a file takes memory even where it has no content.

@@ -110,6 +110,9 @@ func (a *app) printPlan(p *client.Package, admission wire.Admission) {
 	if need.Sealed > 0 {
 		say(w, "sealed outputs %s, ", bytesOf(need.Sealed))
 	}
+	if need.Notes > 0 {
+		say(w, "policies and names in outputs %s, ", bytesOf(need.Notes))
+	}
 	say(w, "limits.memory %s; %s are promised to other jobs\n", bytesOf(need.Memory), bytesOf(max(0, report.Memory.Reserved-need.Total())))
 }
 

@@ -14,8 +14,12 @@ import (
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
-// maxEntries bounds the files and folders of one output.
+// maxEntries bounds the files and folders of all outputs of a job.
 const maxEntries = 100_000
+
+// NotesBytes is what is noted of as many files and folders, while they are judged and until they have left: 256 bytes of
+// path each on average and 128 KiB for each of 32 outputs ([tree.Limits]), and 264 bytes of sums.
+const NotesBytes = 56 << 20
 
 // ErrOutput is the cause of an [OutputError].
 var ErrOutput = errors.New("output refused")
@@ -172,7 +176,7 @@ func (c *Clearance) freeze(ctx context.Context, from Candidate, recipients []str
 	if c.find(from.Channel) != nil {
 		return errors.New("the channel has two candidates")
 	}
-	f, err := freeze(ctx, from, maxBytes)
+	f, err := freeze(ctx, from, tree.Limits{Bytes: maxBytes, Entries: c.left(nil)})
 	if err == nil {
 		f.Recipients = recipients
 		c.frozen = append(c.frozen, f)
@@ -180,8 +184,19 @@ func (c *Clearance) freeze(ctx context.Context, from Candidate, recipients []str
 	return err
 }
 
-func freeze(ctx context.Context, from Candidate, maxBytes int64) (_ frozen, err error) {
-	source, err := tree.Freeze(from.Dir, from.Name, tree.Limits{Bytes: maxBytes, Entries: maxEntries})
+// left is how many files and folders there may be beside those that were frozen, but for one artifact.
+func (c *Clearance) left(but *frozen) int {
+	left := maxEntries
+	for i := range c.frozen {
+		if f := &c.frozen[i]; f != but {
+			left -= f.source.Entries()
+		}
+	}
+	return left
+}
+
+func freeze(ctx context.Context, from Candidate, limits tree.Limits) (_ frozen, err error) {
+	source, err := tree.Freeze(from.Dir, from.Name, limits)
 	if err != nil {
 		return frozen{}, err
 	}

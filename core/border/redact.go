@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/policies/abi"
 )
 
@@ -82,7 +83,7 @@ func (c *Clearance) replace(ctx context.Context, ch abi.Channel, from *sink, max
 		return ErrNotCleared
 	}
 	name := string(ch)
-	f, err := freeze(ctx, Candidate{Channel: ch, Dir: from.root, Name: name, Tree: old.Kind == "tree"}, maxBytes)
+	f, err := freeze(ctx, Candidate{Channel: ch, Dir: from.root, Name: name, Tree: old.Kind == "tree"}, tree.Limits{Bytes: maxBytes, Entries: c.left(old)})
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("nothing was written for it")
 	}

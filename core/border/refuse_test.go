@@ -111,6 +111,38 @@ func TestEgressRefusesTwoCandidatesForAChannel(t *testing.T) {
 	}
 }
 
+// The names in all outputs of a job are held in the enclave's own memory, so that there are bounds for all together.
+func TestOutputsShareTheirEntries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 100 000 files")
+	}
+	s := newScene(t)
+	for _, dir := range []string{"x", "y"} {
+		if err := os.Mkdir(s.dir+"/"+dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 50_000 {
+			fd, err := syscall.Creat(fmt.Sprintf("%s/%s/%d", s.dir, dir, i), 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = syscall.Close(fd)
+		}
+	}
+	s.pass(result, model)
+	c, err := s.egress(s.folder(result, "x"), s.folder(model, "y"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	s.write("y/more", "")
+	again := newScene(t)
+	again.pass(result, model)
+	if _, err := again.egress(s.folder(result, "x"), s.folder(model, "y")); !errors.Is(err, tree.ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEgressRefusesNamesThatLeaveTheFolder(t *testing.T) {
 	for _, name := range []string{"../x", "/etc/passwd", "", ".", "a/../x", "a//x"} {
 		s := newScene(t)

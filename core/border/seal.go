@@ -9,6 +9,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/cloister-run/cloister/core/tree"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -65,7 +66,7 @@ func (f *frozen) encrypt(ctx context.Context, into *os.Root) (_ frozen, err erro
 	if err != nil {
 		return frozen{}, err
 	}
-	sealed, err := freeze(ctx, Candidate{Channel: f.Channel, Dir: into, Name: name}, info.Size())
+	sealed, err := freeze(ctx, Candidate{Channel: f.Channel, Dir: into, Name: name}, tree.Limits{Bytes: info.Size(), Entries: 1})
 	sealed.Recipients = f.Recipients
 	return sealed, err
 }

@@ -32,12 +32,15 @@ type Need struct {
 	Sealed int64 `json:"sealed"`
 	// Memory is the job's memory limit.
 	Memory int64 `json:"memory"`
+	// Notes holds what the enclave itself keeps of the job: its policies' modules, and the names in outputs that are
+	// folders.
+	Notes int64 `json:"notes"`
 }
 
 // Total is the sum, or the largest number where it does not fit.
 func (n Need) Total() int64 {
 	total := int64(0)
-	for _, part := range []int64{n.Assets, n.Disk, n.Sealed, n.Memory} {
+	for _, part := range []int64{n.Assets, n.Disk, n.Sealed, n.Memory, n.Notes} {
 		if part < 0 || part > math.MaxInt64-total {
 			return math.MaxInt64
 		}
@@ -98,7 +101,7 @@ func (l *Ledger) Reserve(need Need, wait bool) (*Reservation, error) {
 
 // String is for an operator.
 func (n Need) String() string {
-	return fmt.Sprintf("the job needs %d bytes (assets %d, disk %d, sealed outputs %d, memory %d)", n.Total(), n.Assets, n.Disk, n.Sealed, n.Memory)
+	return fmt.Sprintf("the job needs %d bytes (assets %d, disk %d, sealed outputs %d, memory %d, the enclave's notes %d)", n.Total(), n.Assets, n.Disk, n.Sealed, n.Memory, n.Notes)
 }
 
 func (l *Ledger) hold(r *Reservation) {

@@ -20,7 +20,7 @@ func TestTotal(t *testing.T) {
 		want int64
 	}{
 		{"nothing", queue.Need{}, 0},
-		{"a sum", queue.Need{Assets: 1, Disk: 2, Memory: 4}, 7},
+		{"a sum", queue.Need{Assets: 1, Disk: 2, Memory: 4, Sealed: 8, Notes: 16}, 31},
 		{"the largest", queue.Need{Memory: math.MaxInt64}, math.MaxInt64},
 		{"an overflow", queue.Need{Assets: math.MaxInt64, Disk: 1}, math.MaxInt64},
 		{"an overflow twice over", queue.Need{Assets: math.MaxInt64, Disk: math.MaxInt64, Memory: math.MaxInt64}, math.MaxInt64},
@@ -220,7 +220,7 @@ func TestNoMoreThanSoManyWait(t *testing.T) {
 func TestWhatNeverFitsIsRefusedAtOnce(t *testing.T) {
 	l := queue.NewLedger(10)
 	_, err := l.Reserve(queue.Need{Assets: 4, Memory: 7}, true)
-	if !errors.Is(err, queue.ErrTooLarge) || !strings.Contains(err.Error(), "needs 11 bytes (assets 4, disk 0, sealed outputs 0, memory 7), and jobs may use 10 together") {
+	if !errors.Is(err, queue.ErrTooLarge) || !strings.Contains(err.Error(), "needs 11 bytes (assets 4, disk 0, sealed outputs 0, memory 7, the enclave's notes 0), and jobs may use 10 together") {
 		t.Error(err)
 	}
 }

@@ -101,21 +101,18 @@ func walk(s *Source, limits Limits) (_ *Source, err error) {
 	}()
 	b := budget{limits: limits}
 	if s.only != "" {
+		if err := b.entry(len(s.only)); err != nil {
+			return nil, err
+		}
 		return s, s.look(s.only, &b)
 	}
 	return s, s.list(".", &b)
 }
 
-// list looks at what a folder holds, in the order of the names. However many there are, it
-// reads one name more than the budget has entries left, which is enough to exceed it.
+// list looks at what a folder holds, in the order of the names.
 func (s *Source) list(dir string, b *budget) error {
-	f, err := s.root.Open(dir)
+	names, err := s.names(dir, b)
 	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(b.left() + 1)
-	_ = f.Close()
-	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	slices.Sort(names)
@@ -127,11 +124,37 @@ func (s *Source) list(dir string, b *budget) error {
 	return nil
 }
 
+// names are what a folder holds. They are counted while they are read, before anything is looked at: those of every folder
+// above are held meanwhile.
+func (s *Source) names(dir string, b *budget) (names []string, err error) {
+	f, err := s.root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for {
+		some, err := f.Readdirnames(min(namesAtOnce, b.left()+1))
+		for _, name := range some {
+			if err := b.entry(len(path.Join(dir, name))); err != nil {
+				return nil, err
+			}
+		}
+		names = append(names, some...)
+		if errors.Is(err, io.EOF) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// namesAtOnce is how many names are read before they are counted.
+const namesAtOnce = 1024
+
+// look looks at a file or folder that was counted.
 func (s *Source) look(name string, b *budget) error {
 	if err := CheckName(name); err != nil {
-		return err
-	}
-	if err := b.entry(); err != nil {
 		return err
 	}
 	info, err := s.root.Lstat(name)

@@ -397,6 +397,52 @@ func TestAFolderIsNotReadBeyondItsLimit(t *testing.T) {
 	}
 }
 
+// Paths are held in memory, for every entry and for every folder that is being read: a hundred thousand empty files with
+// long names would take hundreds of megabytes that nobody counts.
+func TestPathsAreBoundedTogether(t *testing.T) {
+	dir := t.TempDir()
+	deep := strings.Repeat(strings.Repeat("d", 250)+"/", 15)
+	for i := range 100 {
+		write(t, dir, deep+strings.Repeat("f", 200)+strconv.Itoa(i), "", 0o600)
+	}
+	var stream bytes.Buffer
+	s, err := tree.Open(dir, tree.Limits{Bytes: 1, Entries: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Stream(t.Context(), &stream); err != nil {
+		t.Fatal(err)
+	}
+	// 100 paths of 3970 bytes and their 15 folders; what is freely given is 128 KiB.
+	for entries, fits := range map[int]bool{2000: true, 1000: false} {
+		limits := tree.Limits{Bytes: 1, Entries: entries}
+		looked, err := tree.Open(dir, limits)
+		if (err == nil) != fits || !fits && (!errors.Is(err, tree.ErrTooLarge) || !strings.Contains(err.Error(), "paths")) {
+			t.Errorf("looking at %d entries: %v", entries, err)
+		}
+		if err == nil {
+			_ = looked.Close()
+		}
+		_, err = tree.Unpack(t.Context(), bytes.NewReader(stream.Bytes()), openRoot(t, t.TempDir()), limits)
+		if (err == nil) != fits || !fits && !errors.Is(err, tree.ErrTooLarge) {
+			t.Errorf("unpacking %d entries: %v", entries, err)
+		}
+	}
+}
+
+// One deep file fits, whatever the limit.
+func TestTheDeepestFileFits(t *testing.T) {
+	name := strings.Repeat(strings.Repeat("d", 60)+"/", 63) + strings.Repeat("f", 60)
+	dir := t.TempDir()
+	write(t, dir, name, "", 0o600)
+	s, err := tree.Open(dir, tree.Limits{Bytes: 1, Entries: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+}
+
 // What is no longer the file that was looked at is an error, and never a wait.
 func TestAFileThatChangedBeforePackIsAnError(t *testing.T) {
 	for rule, change := range map[string]func(name string) error{

@@ -42,9 +42,19 @@ var ErrTooLarge = fmt.Errorf("%w: too large", ErrRefused)
 type Limits struct {
 	// Bytes sums the content of all files.
 	Bytes int64
-	// Entries counts files and folders.
+	// Entries counts files and folders. The bytes of their paths are bounded with them, for they are held in
+	// memory: see [Limits.names].
 	Entries int
 }
+
+// Bytes of paths: on average averagePath, and freely freePaths of them.
+const (
+	averagePath = 256
+	freePaths   = maxDepth * maxPath / 2 // of one file, and of all folders that it is in
+)
+
+// names bounds the bytes of all paths together.
+func (l Limits) names() int64 { return freePaths + averagePath*int64(l.Entries) }
 
 // Summary says what was carried.
 type Summary struct {
@@ -145,16 +155,21 @@ func checkMode(name string, mode fs.FileMode) error {
 	}
 }
 
-// budget counts entries and bytes down.
+// budget counts entries, their paths and bytes down.
 type budget struct {
 	limits  Limits
 	entries int
+	names   int64
 	bytes   int64
 }
 
-func (b *budget) entry() error {
+// entry counts a file or folder with a path of so many bytes.
+func (b *budget) entry(path int) error {
 	if b.entries++; b.entries > b.limits.Entries {
 		return fmt.Errorf("%w: more than %d files and folders", ErrTooLarge, b.limits.Entries)
+	}
+	if b.names += int64(path); b.names > b.limits.names() {
+		return fmt.Errorf("%w: the paths of %d files and folders have over %d bytes together", ErrTooLarge, b.limits.Entries, b.limits.names())
 	}
 	return nil
 }

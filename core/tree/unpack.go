@@ -143,7 +143,7 @@ func (u *unpacker) parents(dir string) error {
 }
 
 func (u *unpacker) folder(name string) error {
-	if err := u.budget.entry(); err != nil {
+	if err := u.budget.entry(len(name)); err != nil {
 		return err
 	}
 	if err := u.root.Mkdir(name, 0o755); err != nil {
@@ -155,7 +155,7 @@ func (u *unpacker) folder(name string) error {
 }
 
 func (u *unpacker) file(ctx context.Context, name string, h *tar.Header, content io.Reader) (err error) {
-	if err := u.budget.entry(); err != nil {
+	if err := u.budget.entry(len(name)); err != nil {
 		return err
 	}
 	if err := u.budget.spend(h.Size); err != nil {
