@@ -84,8 +84,8 @@ const (
 	maxReference   = 512
 	minImageMemory = 64 << 20
 
-	defaultCommandLine = "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on" // as that of nitro-cli's kernel
-	defaultImageMemory = 4 << 30                                                       // of which jobs have more than half
+	defaultCommandLine = "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on init_on_free=1" // as nitro-cli's, and no page outlives its job
+	defaultImageMemory = 4 << 30                                                                      // of which jobs have more than half
 	defaultImageCPUs   = 2
 	defaultImageName   = "cloister"
 
