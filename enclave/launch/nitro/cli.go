@@ -39,7 +39,11 @@ func (c cli) run(ctx context.Context, cfg Config, name string) (running, error) 
 	if cfg.Debug {
 		args = append(args, "--debug-mode")
 	}
-	out, err := c.output(ctx, "run-enclave", args...)
+	patience := cfg.patience
+	if patience == 0 {
+		patience = runTimeout + time.Duration(cfg.Memory)*runPerGiB/1024
+	}
+	out, err := c.output(ctx, patience, "run-enclave", args...)
 	if err != nil {
 		return running{}, err
 	}
@@ -53,24 +57,22 @@ func (c cli) run(ctx context.Context, cfg Config, name string) (running, error) 
 // noAnswer is the code of describe-enclaves where some enclave did not answer; what it prints is the others.
 const noAnswer = "E39"
 
-// describe lists the enclaves that run on this machine, whoever started them.
-func (c cli) describe(ctx context.Context) ([]running, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	out, err := c.output(ctx, "describe-enclaves")
+// describe lists the enclaves that run on this machine, whoever started them. whole says that there are no others.
+func (c cli) describe(ctx context.Context) (all []running, whole bool, err error) {
+	out, err := c.output(ctx, queryTimeout, "describe-enclaves")
 	if says, ok := errors.AsType[*Error](err); err != nil && (!ok || says.Code != noAnswer) {
-		return nil, err
+		return nil, false, err
 	}
 	all, unread := parseDescribe(out)
 	if unread != nil {
-		return nil, errors.Join(err, unreadable("describe-enclaves", unread))
+		return nil, false, errors.Join(err, unreadable("describe-enclaves", unread))
 	}
-	return all, nil
+	return all, err == nil, nil
 }
 
 // free says whether a CID is no running enclave's: what nitro-cli says of one that is taken does not name it.
 func (c cli) free(ctx context.Context, cid uint32) error {
-	all, err := c.describe(ctx)
+	all, _, err := c.describe(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,7 @@ func (c cli) free(ctx context.Context, cid uint32) error {
 }
 
 func (c cli) terminate(ctx context.Context, id string) error {
-	_, err := c.output(ctx, "terminate-enclave", "--enclave-id", id)
+	_, err := c.output(ctx, queryTimeout, "terminate-enclave", "--enclave-id", id)
 	return err
 }
 
@@ -93,8 +95,13 @@ func (c cli) console(ctx context.Context, id string, w io.Writer) error {
 	return c.exec(ctx, w, "console", "--enclave-id", id)
 }
 
-// output is what nitro-cli prints for a verb.
-func (c cli) output(ctx context.Context, verb string, args ...string) ([]byte, error) {
+// output is what nitro-cli prints for a verb, which is an [Error] where it takes longer than patience.
+func (c cli) output(ctx context.Context, patience time.Duration, verb string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, &Error{
+		Verb: verb, Message: fmt.Sprintf("no answer within %v", patience),
+		Cure: "nitro-cli describe-enclaves says whether it works at all, and /var/log/nitro_enclaves what it does",
+	})
+	defer cancel()
 	var out bytes.Buffer
 	b := &bounded{to: &out, left: maxOutput, sticky: true}
 	err := c.exec(ctx, b, verb, args...)
@@ -114,9 +121,12 @@ func (c cli) exec(ctx context.Context, w io.Writer, verb string, args ...string)
 	cmd.WaitDelay = grace
 	err := cmd.Run()
 	_, ended := errors.AsType[*exec.ExitError](err)
+	slow, late := errors.AsType[*Error](context.Cause(ctx))
 	switch {
 	case err == nil:
 		return nil
+	case late:
+		return slow
 	case ctx.Err() != nil:
 		return fmt.Errorf("nitro-cli %s: %w", verb, context.Cause(ctx))
 	case ended:
@@ -147,9 +157,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// randomName is nobody else's.
-func randomName() string {
+// RandomName is a name of an enclave that nobody else has.
+func RandomName() string {
 	name := make([]byte, 8)
 	_, _ = rand.Read(name) // it never fails (crypto/rand)
-	return hex.EncodeToString(name)
+	return "cloister-" + hex.EncodeToString(name)
 }

@@ -3,6 +3,7 @@ package nitro
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 )
@@ -39,4 +40,10 @@ func CheckDescribe(out []byte, pcrs attest.PCRSet, debug bool) error {
 		}
 	}
 	return nil
+}
+
+// Impatient gives run-enclave no more time than d.
+func Impatient(cfg Config, d time.Duration) Config {
+	cfg.patience = d
+	return cfg
 }

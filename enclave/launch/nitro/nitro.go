@@ -40,9 +40,11 @@ var (
 	ErrNoConsole = errors.New("no console")
 )
 
-// Bounds. nitro-cli itself waits a minute for an enclave to boot, and longer for a large one (resource_manager.rs,
-// calculate_necessary_timeout).
+// Bounds. nitro-cli itself waits a minute for each 6 GiB of an image to boot (resource_manager.rs,
+// calculate_necessary_timeout), and an image is a quarter of the memory at most, which is cleared before.
 const (
+	runTimeout   = 3 * time.Minute  // run-enclave, and
+	runPerGiB    = 15 * time.Second // for each GiB of memory
 	queryTimeout = 30 * time.Second // describe-enclaves and terminate-enclave
 	stopTimeout  = 30 * time.Second // from terminate-enclave to the end of the enclave
 	goneTimeout  = time.Second      // the same where nitro-cli knows no such enclave
@@ -52,6 +54,9 @@ const (
 type Config struct {
 	// Path is that of nitro-cli. Default: the one in PATH.
 	Path string
+	// Name is what nitro-cli knows it by beside its ID, so that it is found again if this process is killed. Nobody
+	// else has it. Default: one that [RandomName] gives.
+	Name string
 	// Image is the path of an enclave image file. Required.
 	Image string
 	// CPUs is how many of the parent's go to the enclave. Required.
@@ -67,12 +72,15 @@ type Config struct {
 	Debug bool
 	// Log takes a line for each tunnel through the door. Default: nothing is logged.
 	Log *slog.Logger
+
+	patience time.Duration // with run-enclave; 0 is as much as the memory takes
 }
 
 // Enclave is an enclave that was started. It is safe for concurrent use. Whoever has it stops it, also if it ended
 // by itself.
 type Enclave struct {
 	cli     cli
+	name    string
 	dial    func(ctx context.Context, cid, port uint32) (net.Conn, error)
 	running running
 	pcrs    attest.PCRSet
@@ -91,8 +99,8 @@ type sockets struct {
 }
 
 // Start starts an enclave, and returns when it has booted and is known to be the image that was measured. If
-// ctx ends before that, or something is wrong, what was started is ended. Errors are one of those above, an
-// [Error], or ctx's.
+// ctx ends before that, or something is wrong, what was started is ended; where it cannot be, the error is a
+// [LeftError] too. Errors are one of those above, an [Error], or ctx's.
 //
 // One parent serves one enclave at a time: the port of the door is the same for every image.
 func Start(ctx context.Context, cfg Config) (*Enclave, error) {
@@ -105,9 +113,8 @@ func start(ctx context.Context, cfg Config, on sockets) (*Enclave, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nitro: %w", err)
 	}
-	name := "cloister-" + randomName()
-	if err := e.launch(ctx, cfg, name); err != nil {
-		err = errors.Join(err, e.abandon(ctx, name))
+	if err := e.launch(ctx, cfg); err != nil {
+		err = errors.Join(err, e.abandon(ctx))
 		return nil, fmt.Errorf("nitro: %w", err)
 	}
 	e.stop = sync.OnceValue(e.end)
@@ -134,7 +141,7 @@ func prepare(ctx context.Context, cfg Config, on sockets) (*Enclave, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Enclave{cli: cli{path}, dial: on.dial, pcrs: pcrs, debug: cfg.Debug, ended: make(chan struct{})}
+	e := &Enclave{cli: cli{path}, name: orDefault(cfg.Name, RandomName()), dial: on.dial, pcrs: pcrs, debug: cfg.Debug, ended: make(chan struct{})}
 	if cfg.CID != 0 {
 		if err := e.cli.free(ctx, cfg.CID); err != nil {
 			return nil, err
@@ -175,8 +182,8 @@ func measure(ctx context.Context, path string) (attest.PCRSet, error) {
 }
 
 // launch runs the enclave, and looks at what runs.
-func (e *Enclave) launch(ctx context.Context, cfg Config, name string) (err error) {
-	if e.running, err = e.cli.run(ctx, cfg, name); err != nil {
+func (e *Enclave) launch(ctx context.Context, cfg Config) (err error) {
+	if e.running, err = e.cli.run(ctx, cfg, e.name); err != nil {
 		return err
 	}
 	e.door.open(e.running.CID)
@@ -184,7 +191,7 @@ func (e *Enclave) launch(ctx context.Context, cfg Config, name string) (err erro
 		return fmt.Errorf("watching the enclave's process %d: %w", e.running.PID, err)
 	}
 	// That it is still there after its process was opened says that this is its process.
-	all, err := e.cli.describe(ctx)
+	all, _, err := e.cli.describe(ctx)
 	if err != nil {
 		return err
 	}
@@ -199,24 +206,16 @@ func (e *Enclave) launch(ctx context.Context, cfg Config, name string) (err erro
 
 // abandon ends what a start that went wrong has left. Where nitro-cli has not told the enclave's ID, its name finds
 // it; that there is none then is likely.
-func (e *Enclave) abandon(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
-	defer cancel()
-	var errs []error
-	if e.running.ID != "" {
-		errs = append(errs, e.cli.terminate(ctx, e.running.ID))
-	} else if all, err := e.cli.describe(ctx); err == nil {
-		for _, found := range all {
-			if found.Name == name {
-				errs = append(errs, e.cli.terminate(ctx, found.ID))
-			}
-		}
-	}
+func (e *Enclave) abandon(ctx context.Context) error {
+	err := e.left().End(context.WithoutCancel(ctx))
 	if e.process != nil {
 		e.process.close()
 	}
-	return errors.Join(append(errs, e.door.close())...)
+	return errors.Join(err, e.door.close())
 }
+
+// left is the enclave as another process would end it.
+func (e *Enclave) left() Left { return Left{Path: e.cli.path, Name: e.name, ID: e.running.ID} }
 
 // Dial opens a connection to the enclave.
 func (e *Enclave) Dial(ctx context.Context) (net.Conn, error) {
@@ -228,6 +227,9 @@ func (e *Enclave) CID() uint32 { return e.running.CID }
 
 // ID is the enclave's name for nitro-cli, "i-…-enc…".
 func (e *Enclave) ID() string { return e.running.ID }
+
+// Name is that of [Config].
+func (e *Enclave) Name() string { return e.name }
 
 // PCRs are those of the image. What the hypervisor attests of an enclave in debug mode is zeros in their place.
 func (e *Enclave) PCRs() attest.PCRSet { return e.pcrs }
@@ -253,18 +255,16 @@ func (e *Enclave) Console(ctx context.Context, w io.Writer) error {
 	return fmt.Errorf("nitro: %w", err)
 }
 
-// Stop ends the enclave, and every job in it. It may be called again.
+// Stop ends the enclave, and every job in it. It may be called again. An enclave that does not end is a [LeftError].
 func (e *Enclave) Stop() error { return e.stop() }
 
 func (e *Enclave) end() error {
-	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
-	defer cancel()
 	var err error
 	patience := stopTimeout
 	select {
 	case <-e.ended:
 	default:
-		if err = e.cli.terminate(ctx, e.running.ID); err != nil {
+		if err = e.cli.terminate(context.Background(), e.running.ID); err != nil {
 			patience = goneTimeout
 		}
 	}
@@ -272,8 +272,7 @@ func (e *Enclave) end() error {
 	case <-e.ended:
 		err = nil // whoever has ended it
 	case <-time.After(patience):
-		err = errors.Join(err, fmt.Errorf("the enclave %s does not end; nitro-cli describe-enclaves says what is left, "+
-			"and rebooting the instance ends it", e.running.ID))
+		err = &LeftError{e.left(), errors.Join(err, fmt.Errorf("it has not ended within %v; rebooting the instance ends it", patience))}
 	}
 	e.process.close()
 	e.watch.Wait()

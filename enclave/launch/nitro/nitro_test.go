@@ -208,6 +208,9 @@ func TestStoppingWhatIsNotOurs(t *testing.T) {
 	if says, ok := errors.AsType[*nitro.Error](err); !ok || says.Code != "E38" || !strings.Contains(err.Error(), e.ID()) {
 		t.Error(err)
 	}
+	if left, ok := errors.AsType[*nitro.LeftError](err); !ok || left.Left.ID != e.ID() || !strings.Contains(left.Cure(), "terminate-enclave --enclave-id "+e.ID()) {
+		t.Error(err)
+	}
 	select {
 	case <-e.Ended():
 		t.Error("it has ended")
