@@ -103,7 +103,7 @@ func (c *console) wait(ctx context.Context) error {
 			return nil
 		default:
 		}
-		return fmt.Errorf("%w: %s", ErrStart, strings.TrimSpace(c.String()))
+		return fmt.Errorf("%w:%s", ErrStart, lastWords(c.String()))
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -140,6 +140,23 @@ func (c *console) follow(ctx context.Context, w io.Writer) error {
 			return nil
 		}
 	}
+}
+
+// Bounds of last words: what comes before says less, and they go through pipes and onto terminals.
+const (
+	maxLastLines = 20
+	maxLastWords = 8 << 10 // bytes
+)
+
+// lastWords are the end of what a console says, if anything, below an error.
+func lastWords(console string) string {
+	said := strings.TrimSpace(console)
+	if said == "" {
+		return ""
+	}
+	said = said[max(0, len(said)-maxLastWords):]
+	all := strings.Split(said, "\n")
+	return "\n" + strings.ToValidUTF8(strings.Join(all[max(0, len(all)-maxLastLines):], "\n"), "�")
 }
 
 // close ends the console with what was written before, whoever still has the other end.

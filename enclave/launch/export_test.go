@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cloister-run/cloister/enclave/image/eif"
 	"github.com/cloister-run/cloister/plugins/sandbox"
 )
 
@@ -32,6 +33,25 @@ func WithoutMachine(ctx context.Context, cfg Config) (*Enclave, error) {
 func Impatient(cfg VMConfig, d time.Duration) VMConfig {
 	cfg.patience = d
 	return cfg
+}
+
+// MemoryOf is what a machine gets, in bytes, of an image that asks for some and has a ramdisk.
+func MemoryOf(cfg VMConfig, asks uint64, ramdisk int64) (int64, error) {
+	var p payload
+	err := p.size(cfg, &eif.Image{Memory: asks, CPUs: 1, Sections: []eif.Section{{Kind: eif.Ramdisk, Size: ramdisk}}})
+	return p.memory, err
+}
+
+// WhyOf is what a machine says that ended with an error of its devices, or with none, and these lines on its console.
+func WhyOf(err error, lines ...string) (string, error) {
+	c, to, failed := newConsole(debugConsole)
+	if failed != nil {
+		return "", failed
+	}
+	_, failed = to.WriteString(strings.Join(lines, ""))
+	failed = errors.Join(failed, to.Close())
+	<-c.ended
+	return (&VM{console: c, err: err}).Why().Error(), failed
 }
 
 // ReadConsole is what a console keeps of lines, and whether it says that the enclave is ready.

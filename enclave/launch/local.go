@@ -125,6 +125,16 @@ func (e *Enclave) Ended() <-chan struct{} {
 	return ended
 }
 
+// Why implements [Running].
+func (e *Enclave) Why() error {
+	status, err := e.process.Wait()
+	if err == nil {
+		err = fmt.Errorf("its first process ended with status %d", status)
+	}
+	e.console.close() // which has all of it then
+	return fmt.Errorf("%w%s", err, lastWords(e.Console()))
+}
+
 // Console is the last of what the enclave wrote there.
 func (e *Enclave) Console() string { return e.console.String() }
 

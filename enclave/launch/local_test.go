@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -118,6 +119,30 @@ func TestLastWords(t *testing.T) {
 	for range 100 {
 		if said, err := launch.LastWords("booting\n", "no memory\n"); err != nil || said != "booting\nno memory\n" {
 			t.Fatalf("%q, %v", said, err)
+		}
+	}
+}
+
+// Why a machine ended is what its devices say, or that it did, and a few last words of what it wrote.
+func TestWhyAMachineEnded(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("x", 60<<10)+"\n", 19)
+	for name, row := range map[string]struct {
+		err   error
+		lines []string
+		want  string // the beginning
+		end   string
+	}{
+		"the guest broke a rule": {errors.New("the machine's sockets: descriptor 7"), nil, "the machine's sockets: descriptor 7", "7"},
+		"it ended":               {nil, []string{"booting\n", "out of memory\n\n"}, "the machine ended\nbooting\n", "\nout of memory"},
+		"it wrote much":          {nil, []string{long, "é panic\n"}, "the machine ended\n", "xx\né panic"},
+		"no whole letters":       {nil, []string{"a" + strings.Repeat("é", 6000)}, "the machine ended\n", "éé"},
+	} {
+		said, err := launch.WhyOf(row.err, row.lines...)
+		if err != nil || !strings.HasPrefix(said, row.want) || !strings.HasSuffix(said, row.end) {
+			t.Errorf("%s: %.80q … %q, %v", name, said, said[max(0, len(said)-20):], err)
+		}
+		if len(said) > 8<<10+100 || !utf8.ValidString(said) {
+			t.Errorf("%s: %d bytes", name, len(said))
 		}
 	}
 }
@@ -250,6 +275,10 @@ func TestI9KilledEnclave(t *testing.T) {
 	}})
 	if !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("error %v, want %v", err, client.ErrUnavailable)
+	}
+	<-e.Ended()
+	if why := e.Why(); !strings.Contains(why.Error(), "status 137") || !strings.Contains(why.Error(), image.Ready) {
+		t.Errorf("why it ended: %v", why)
 	}
 	j.nothingLanded(t)
 }

@@ -147,7 +147,8 @@ func nameless() (*os.File, error) {
 
 const mib = 1 << 20
 
-// size decides on processors and memory. What an image asks for is measured by nobody.
+// size decides on processors and memory. What an image asks for is measured by nobody: without the word of whoever
+// starts it, it gets no more than half of this machine.
 func (p *payload) size(cfg VMConfig, img *eif.Image) error {
 	var ramdisks int64
 	for _, s := range img.Sections {
@@ -164,9 +165,12 @@ func (p *payload) size(cfg VMConfig, img *eif.Image) error {
 	most := int64(machine.Totalram) * int64(machine.Unit)
 	p.memory = cfg.Memory
 	if p.memory == 0 {
-		p.memory = max(need, int64(min(img.Memory, uint64(most))))
+		p.memory = max(need, int64(min(img.Memory, uint64(most/2))))
 	}
 	switch {
+	case cfg.Memory == 0 && p.memory > most/2 && p.memory <= most:
+		return fmt.Errorf("the image needs %d MiB of memory to boot, more than half of this machine's %d MiB: say how much it gets, as --memory does",
+			(need+mib-1)/mib, most/mib)
 	case p.memory < need:
 		return fmt.Errorf("%d MiB of memory for an image that needs %d MiB to boot", p.memory/mib, (need+mib-1)/mib)
 	case p.memory > most:

@@ -162,3 +162,33 @@ func TestMachineIsGivenUp(t *testing.T) {
 		t.Errorf("something of it still runs: %v", err)
 	}
 }
+
+// What an image asks for is measured by nobody: it does not get all of this machine unless whoever starts it says so.
+func TestMemoryOfAMachine(t *testing.T) {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	all := int64(info.Totalram) * int64(info.Unit)
+	half := (all/2 + mib - 1) / mib * mib
+	for name, row := range map[string]struct {
+		cfg     launch.VMConfig
+		asks    uint64
+		ramdisk int64
+		want    int64 // 0: refused
+		says    string
+	}{
+		"as much as it asks for":        {asks: 512 * mib, want: 512 * mib},
+		"more where it does not fit":    {asks: 64 * mib, ramdisk: 100 * mib, want: 328 * mib},
+		"no more than half":             {asks: 1 << 60, want: half},
+		"half does not boot it":         {asks: 1, ramdisk: all/4 + mib, says: "--memory"},
+		"half does not, it says enough": {asks: 1 << 60, ramdisk: all/4 + mib, says: "--memory"},
+		"more than half, as was said":   {cfg: launch.VMConfig{Memory: half + mib}, asks: 1, want: half + mib},
+		"more than all, as was said":    {cfg: launch.VMConfig{Memory: 2 * all}, asks: 1, says: "this machine has"},
+	} {
+		got, err := launch.MemoryOf(row.cfg, row.asks, row.ramdisk)
+		if row.want == 0 && (err == nil || !strings.Contains(err.Error(), row.says)) || row.want != 0 && (err != nil || got != row.want) {
+			t.Errorf("%s: %d MiB, %v", name, got/mib, err)
+		}
+	}
+}

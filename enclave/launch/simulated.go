@@ -29,6 +29,8 @@ type Running interface {
 	PID() int
 	// Ended is closed when nothing of the enclave runs any more.
 	Ended() <-chan struct{}
+	// Why is why it ended, if nobody stopped it, with its last words. It is called once Ended is closed.
+	Why() error
 	// Console is the last of what the enclave wrote there.
 	Console() string
 	// Follow writes what is on the console, and then whatever comes, until the enclave ends or ctx does.

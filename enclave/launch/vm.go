@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -126,7 +125,7 @@ func tryVM(ctx context.Context, cfg VMConfig, how pace, p *payload) (*VM, error)
 	end(nil)
 	_ = clock.Wait() // what it says is the cause that await gave
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w%s", ErrStart, err, v.lastWords()), v.Stop())
+		return nil, errors.Join(fmt.Errorf("%w: %w%s", ErrStart, err, lastWords(v.Console())), v.Stop())
 	}
 	return v, nil
 }
@@ -278,17 +277,6 @@ func (v *VM) death() error {
 	return errors.New("the machine ended")
 }
 
-// lastWords is what the console says, if anything, below an error.
-func (v *VM) lastWords() string {
-	said := strings.TrimSpace(v.Console())
-	if said == "" {
-		return ""
-	}
-	const lines = 20
-	all := strings.Split(said, "\n")
-	return "\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
-}
-
 // Dial opens a connection to the enclave's API.
 func (v *VM) Dial(ctx context.Context) (net.Conn, error) { return v.vsock.Dial(ctx, image.APIPort) }
 
@@ -303,6 +291,9 @@ func (v *VM) PID() int { return v.process.pid }
 
 // Ended is closed when nothing of the machine runs any more.
 func (v *VM) Ended() <-chan struct{} { return v.ended }
+
+// Why implements [Running].
+func (v *VM) Why() error { return fmt.Errorf("%w%s", v.death(), lastWords(v.Console())) }
 
 // Console is the last of what the enclave wrote there: nothing, where its command line has no console.
 func (v *VM) Console() string { return v.console.String() }
