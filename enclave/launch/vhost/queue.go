@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // A split virtqueue (virtio 1.2, 2.7).
@@ -212,8 +214,15 @@ func (q *Queue) Notify() {
 	if !q.running || q.call == nil || atomic.LoadUint32(word(q.avail))&noInterrupt != 0 {
 		return
 	}
-	// An event that was not taken yet counts for this one too.
-	_, _ = q.call.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+	raw, err := q.call.SyscallConn()
+	if err != nil {
+		return
+	}
+	// An event that was not taken yet counts for this one too: whoever lets it fill up is not waited for.
+	_ = raw.Write(func(fd uintptr) (done bool) {
+		_, _ = unix.Write(int(fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		return true
+	})
 }
 
 // run begins, or goes on after the memory changed. q.mu is held.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -302,4 +303,59 @@ func FuzzRing(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A driver that never takes what it is told holds nobody up: its buffers come back, and the device ends when it is to.
+func TestADriverThatListensToNothing(t *testing.T) {
+	g := vhosttest.New(t, echo(1).Serve, 1)
+	r := g.Rings[0]
+	r.Fill()
+	for i := range 4 {
+		pair(r, 2*i, "word")
+	}
+	for came, end := 0, time.Now().Add(10*time.Second); came < 4; {
+		if _, _, ok := r.Used(); ok {
+			came++
+		} else if time.Now().After(end) {
+			t.Fatalf("%d of 4 came back", came)
+		}
+	}
+	_ = g.Conn.Close()
+	if err := g.Ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Memory that may lose a page under the device would end this process: every seal but that against shrinking is none.
+func TestMemoryThatMayShrinkIsRefused(t *testing.T) {
+	for name, row := range map[string]struct {
+		seals  int
+		sealed bool
+	}{
+		"no seals":         {0, false},
+		"it cannot grow":   {unix.F_SEAL_GROW, false},
+		"it cannot shrink": {unix.F_SEAL_SHRINK, true},
+		"nor can it grow":  {unix.F_SEAL_SHRINK | unix.F_SEAL_GROW, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := vhosttest.Connect(t, echo(1).Serve, 1)
+			fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := os.NewFile(uintptr(fd), "guest")
+			defer f.Close()
+			if err := f.Truncate(1 << 20); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, row.seals); err != nil {
+				t.Fatal(err)
+			}
+			g.Send(5, 0, vhosttest.Table(vhosttest.Base, 1<<20, vhosttest.UserBase, 0), f)
+			_ = g.Conn.CloseWrite()
+			if err := g.Ended(); (err == nil) != row.sealed || err != nil && !strings.Contains(err.Error(), "its file may shrink") {
+				t.Error(err)
+			}
+		})
+	}
 }

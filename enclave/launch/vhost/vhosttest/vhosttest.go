@@ -325,6 +325,13 @@ func (g *Guest) Interrupt() {
 	}
 }
 
+// Fill fills the event by which the driver is told, so that there is no room for another.
+func (r *Ring) Fill() {
+	r.guest.T.Helper()
+	_, err := r.call.Write(U64(1<<64 - 2)) // eventfd(2)
+	must(r.guest.T, err)
+}
+
 // Next waits for the next chain that comes back.
 func (r *Ring) Next() (head uint32, written int) {
 	r.guest.T.Helper()

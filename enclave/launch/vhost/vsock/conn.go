@@ -279,7 +279,7 @@ func (c *Conn) Close() error {
 	}
 	c.state = closed
 	c.send(opShutdown, noneOfThem)
-	c.timer = time.AfterFunc(closing, func() {
+	c.timer = time.AfterFunc(c.d.closing, func() {
 		c.d.mu.Lock()
 		defer c.d.mu.Unlock()
 		if c.state == closed {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,7 @@ var errBusy = errors.New("vsock: too many connections to the guest")
 // Device is the socket device of one guest. It is safe for concurrent use.
 type Device struct {
 	cid     uint64
+	closing time.Duration // how long the guest may take to agree that a connection is closed
 	device  *vhost.Device
 	scratch []byte // belongs to who is called about fromGuest
 
@@ -77,7 +79,7 @@ type packet struct {
 
 // New makes the device of a guest that is to have cid, which is more than 3.
 func New(cid uint32) *Device {
-	d := &Device{cid: uint64(cid), scratch: make([]byte, maxData), conns: map[key]*Conn{}, listeners: map[uint32]*listener{},
+	d := &Device{cid: uint64(cid), closing: closing, scratch: make([]byte, maxData), conns: map[key]*Conn{}, listeners: map[uint32]*listener{},
 		starved: map[*Conn]struct{}{}, nextPort: firstPort}
 	d.device = vhost.New(vhost.Config{Queues: 2, Space: binary.LittleEndian.AppendUint64(nil, d.cid),
 		Kicked: d.kicked, Stopped: func(int) { d.reset(false) }})

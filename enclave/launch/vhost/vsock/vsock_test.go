@@ -147,6 +147,20 @@ func TestClose(t *testing.T) {
 	g.expect(reset)
 }
 
+// A guest that never agrees that a connection is closed does not keep its place: it is reset after a while.
+func TestACloseThatIsNotAgreedTo(t *testing.T) {
+	d, g := connect(t, 8)
+	d.Impatient(50 * time.Millisecond)
+	c, back := dialed(t, d, g, 100)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	g.expect(shutdown)
+	g.expect(reset)
+	g.send(with(back, data, 0, "late"))
+	g.expect(reset) // nobody knows it any more
+}
+
 func TestRefused(t *testing.T) {
 	d, g := connect(t, 8)
 	failed := make(chan error, 1)
