@@ -122,14 +122,23 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer near.Close()
 	t.near, t.far, t.first = near, far, buffered.Reader
-	t.outcome = broken
+	defer context.AfterFunc(s.ctx, func() { t.cut(stopped) })()
+	if !s.answer(near) {
+		t.cut(broken)
+		return
+	}
+	t.join(s.cfg.Idle)
+}
+
+// answer says that there is a tunnel. Hijacking has taken away the deadlines of the server, and who asked may take nothing.
+func (s *server) answer(near net.Conn) bool {
+	if err := near.SetDeadline(time.Now().Add(s.patience)); err != nil {
+		return false
+	}
 	if _, err := io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
-		return
+		return false
 	}
-	if err := near.SetDeadline(time.Time{}); err != nil {
-		return
-	}
-	t.join(s.ctx, s.cfg.Idle)
+	return near.SetDeadline(time.Time{}) == nil
 }
 
 // log writes down a tunnel. What was asked for is of the enclave's choosing.

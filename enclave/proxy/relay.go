@@ -68,5 +68,7 @@ func relay(ctx context.Context, near net.Conn, dial func(context.Context) (net.C
 		return // near sees that nobody is there
 	}
 	defer far.Close()
-	(&tunnel{near: near, far: far, first: near}).join(ctx, relayIdle)
+	t := &tunnel{near: near, far: far, first: near}
+	defer context.AfterFunc(ctx, func() { t.cut(stopped) })()
+	t.join(relayIdle)
 }

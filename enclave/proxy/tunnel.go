@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"net"
 	"sync"
@@ -35,10 +34,8 @@ type tunnel struct {
 }
 
 // join carries bytes both ways until both directions ended, one end broke off, nothing moved for a while, or
-// ctx ended.
-func (t *tunnel) join(ctx context.Context, idle time.Duration) {
-	t.outcome = ended
-	defer context.AfterFunc(ctx, func() { t.cut(stopped) })()
+// somebody cut it.
+func (t *tunnel) join(idle time.Duration) {
 	quiet := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() { t.watch(quiet, idle) })
@@ -48,7 +45,7 @@ func (t *tunnel) join(ctx context.Context, idle time.Duration) {
 	out.Wait()
 	close(quiet)
 	running.Wait()
-	t.cutting.Do(func() {}) // whoever cuts it now is too late to say how it ended
+	t.cutting.Do(func() { t.outcome = ended }) // whoever cuts it now is too late to say how it ended
 }
 
 // carry copies until the end of from, and passes that end on, while the other direction goes on.
