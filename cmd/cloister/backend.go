@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
 	"github.com/cloister-run/cloister/enclave/vsock"
 	"github.com/cloister-run/cloister/jobspec"
 )
@@ -34,6 +36,8 @@ type backend struct {
 	qemu        string
 	nitroCLI    string
 	regions     []string
+	// known is what nitro-cli knows an enclave by.
+	known string
 }
 
 func (b *backend) add(c *cobra.Command) {
@@ -90,7 +94,25 @@ func (b *backend) check() (err error) {
 	if b.qemu == "" {
 		b.qemu = "qemu-system-x86_64"
 	}
+	for _, command := range []*string{&b.qemu, &b.nitroCLI} {
+		if strings.Contains(*command, "/") { // the others are looked for in PATH
+			if *command, err = filepath.Abs(*command); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// left is how another process ends the enclave if its keeper is killed: nil where it ends with its keeper.
+func (b *backend) left() *nitro.Left {
+	if b.name != backendNitro {
+		return nil
+	}
+	if b.known == "" {
+		b.known = nitro.RandomName()
+	}
+	return &nitro.Left{Path: b.nitroCLI, Name: b.known}
 }
 
 // bytes is the memory that was asked for, or 0.
@@ -116,6 +138,8 @@ type kept interface {
 	// PID is its process on this machine, or 0.
 	PID() int
 	Ended() <-chan struct{}
+	// Why is why it ended, once it did.
+	Why() error
 	// Follow writes what is on its console, and then whatever comes.
 	Follow(ctx context.Context, w io.Writer) error
 	Stop() error

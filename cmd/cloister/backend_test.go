@@ -60,6 +60,25 @@ func TestWhatNitroCannotStartIsSaid(t *testing.T) {
 	}
 }
 
+// TestCommandsAreFoundFromAnyFolder: a keeper runs elsewhere.
+func TestCommandsAreFoundFromAnyFolder(t *testing.T) {
+	image, here := smallImage(t), t.TempDir()
+	t.Chdir(here)
+	for name, row := range map[string]struct{ qemu, variable, nitroCLI, wantQEMU, wantNitroCLI string }{
+		"relative":     {"q/run", "", "./cli", filepath.Join(here, "q/run"), filepath.Join(here, "cli")},
+		"in PATH":      {"qemu", "", "nitro-cli", "qemu", "nitro-cli"},
+		"absolute":     {"/q/run", "", "/cli", "/q/run", "/cli"},
+		"the variable": {"", "../run", "nitro-cli", filepath.Join(filepath.Dir(here), "run"), "nitro-cli"},
+		"nothing":      {"", "", "nitro-cli", "qemu-system-x86_64", "nitro-cli"},
+	} {
+		t.Setenv("CLOISTER_QEMU", row.variable)
+		b := &backend{name: backendQEMU, image: image, qemu: row.qemu, nitroCLI: row.nitroCLI}
+		if err := b.check(); err != nil || b.qemu != row.wantQEMU || b.nitroCLI != row.wantNitroCLI {
+			t.Errorf("%s: %q, %q, %v", name, b.qemu, b.nitroCLI, err)
+		}
+	}
+}
+
 // TestAnImageSaysWhichPCRsAreTrusted: what an image is measured as goes into a key policy, and nothing else with it.
 func TestAnImageSaysWhichPCRsAreTrusted(t *testing.T) {
 	image := smallImage(t)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -78,7 +77,11 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 		return err
 	}
 	if s, err := findStanding(name); err == nil {
-		return usage("cloister enclave stop "+name+" ends it", "the enclave %q runs already, since %s", name, s.Started)
+		does := "runs already, since "
+		if s.Boots == 0 {
+			does = "is being started already, since "
+		}
+		return usage("cloister enclave stop "+name+" ends it", "the enclave %q %s%s", name, does, s.Started)
 	}
 	if err := b.check(); err != nil {
 		return err
@@ -102,26 +105,8 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 	if err != nil {
 		return err
 	}
-	said := make(chan []byte, 1)
-	go func() {
-		lines := bufio.NewReader(from)
-		line, _ := lines.ReadBytes('\n') // nothing: it has ended
-		if string(line) != keeperReady+"\n" {
-			rest, _ := io.ReadAll(io.LimitReader(lines, maxReason))
-			line = append(line, rest...)
-		}
-		said <- line
-	}()
-	select {
-	case line := <-said:
-		if string(line) != keeperReady+"\n" {
-			_ = cmd.Wait()
-			return doesNotStart(name, line)
-		}
-	case <-ctx.Done():
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait()
-		return context.Cause(ctx)
+	if err := awaitKeeper(ctx, name, cmd, from); err != nil {
+		return err
 	}
 	if a.json {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "enclave": name})
@@ -134,17 +119,64 @@ func (a *app) startEnclave(ctx context.Context, name string, b *backend) (err er
 	return nil
 }
 
+// awaitKeeper returns when a keeper says that its enclave answers, or why it does not. If ctx ends before, the keeper is
+// told to end, and waited for: it may say that it could not end the enclave.
+func awaitKeeper(ctx context.Context, name string, keeper *exec.Cmd, from io.Reader) error {
+	said := make(chan []byte, 1)
+	go func() { said <- readKeeper(from) }()
+	var line []byte
+	var givenUp error
+	select {
+	case line = <-said:
+		if string(line) == keeperReady {
+			return nil
+		}
+	case <-ctx.Done():
+		givenUp = context.Cause(ctx)
+		_ = keeper.Process.Signal(unix.SIGTERM)
+		line = <-said
+	}
+	_ = keeper.Wait() // it has said everything
+	if givenUp == nil {
+		return doesNotStart(name, line)
+	}
+	if s, err := readStanding(name); err == nil && s.Failure != nil && s.Keeper.PID == keeper.Process.Pid {
+		return s.Failure.failure() // also where it was ready meanwhile
+	}
+	if r, ok := readReport(line); ok && r.Status != statusCancelled {
+		return r.failure()
+	}
+	return givenUp
+}
+
 // maxReason bounds what a keeper says of why it starts nothing.
-const maxReason = 64 << 10
+const maxReason = 256 << 10
+
+// readKeeper is keeperReady, or all that the keeper says until it ends: what is over is dropped, so that it can end.
+func readKeeper(from io.Reader) []byte {
+	lines := bufio.NewReader(io.LimitReader(from, maxReason))
+	line, _ := lines.ReadBytes('\n') // nothing: it has ended
+	if string(line) == keeperReady+"\n" {
+		return []byte(keeperReady)
+	}
+	rest, _ := io.ReadAll(lines)
+	_, _ = io.Copy(io.Discard, from)
+	return append(line, rest...)
+}
 
 // doesNotStart is the keeper's failure, in JSON.
 func doesNotStart(name string, raw []byte) error {
-	var r errorReport
-	if err := json.Unmarshal(raw, &r); err != nil || r.Error == "" {
+	r, ok := readReport(raw)
+	if !ok {
 		return &failure{status: statusUnavailable, message: fmt.Sprintf("the enclave %q does not start, and its keeper says nothing", name),
 			hint: "this is a fault of cloister; please report it"}
 	}
-	return &failure{status: r.Status, message: r.Error, hint: r.Hint}
+	return r.failure()
+}
+
+func readReport(raw []byte) (r errorReport, ok bool) {
+	err := json.Unmarshal(raw, &r)
+	return r, err == nil && r.Error != ""
 }
 
 // standingReport is one enclave of `enclave list --json`.
@@ -168,10 +200,8 @@ func (a *app) listEnclaves() error {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		r := standingReport{Name: name, State: "ended"}
-		if s, err := findStanding(name); err == nil {
-			if r.State = "starting"; s.runs() {
-				r.State = "running"
-			}
+		if s, err := readStanding(name); err == nil {
+			r.State = s.state()
 			r.Backend, r.Started = s.Backend, s.Started
 		}
 		all = append(all, r)
@@ -187,23 +217,12 @@ func (a *app) listEnclaves() error {
 }
 
 func (a *app) stopEnclave(ctx context.Context, name string) error {
-	s, err := findStanding(name)
+	s, err := readStanding(name)
 	if err != nil {
 		return err
 	}
-	if s.Keeper.runs() { // its number may be somebody else's by now
-		if err := unix.Kill(s.Keeper.PID, unix.SIGTERM); err != nil {
-			return fmt.Errorf("stopping %s: %w", name, err)
-		}
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for s.Keeper.runs() || s.Process.runs() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if err := s.end(ctx); err != nil {
+		return err
 	}
 	if a.json {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "enclave": name})
@@ -234,6 +253,9 @@ func (a *app) enclaveConsole(ctx context.Context, name string) error {
 	}
 	if !s.Debug {
 		return usage("start it with --debug; no key is released to it then", "the enclave %q has no console: it is not in debug mode", name)
+	}
+	if s.Boots == 0 {
+		return s.notYet()
 	}
 	file, err := standingFile(name)
 	if err != nil {

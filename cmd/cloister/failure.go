@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/aws"
@@ -26,6 +30,9 @@ import (
 
 // asFailure finds the exit status and the cure of an error.
 func asFailure(ctx context.Context, err error) *failure {
+	if left, ok := errors.AsType[*nitro.LeftError](err); ok { // whatever else went wrong, and whoever interrupted it
+		return &failure{status: statusUnavailable, message: err.Error(), hint: left.Cure()}
+	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
@@ -52,6 +59,14 @@ func asFailure(ctx context.Context, err error) *failure {
 	}
 	f := &failure{status: statusUnavailable, message: err.Error()}
 	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		f.hint = "no room is left" + whereOf(err) + ": make some, or choose another place, and try again"
+	case errors.Is(err, errNotEnded):
+		f.hint = "see what of it still runs on this machine, and end that"
+	case errors.Is(err, errEnded):
+		f.hint = "its last words, if any, say why; cloister enclave start starts one"
+	case errors.Is(err, errNobodyWaits):
+		f.hint = "it was ended; start it again"
 	case errors.Is(err, client.ErrLanding):
 		f.hint = "no result was written; make room or choose another destination, then run the job again"
 	case errors.Is(err, client.ErrSource):
@@ -72,6 +87,17 @@ func asFailure(ctx context.Context, err error) *failure {
 		f.hint = "this is a fault of cloister; please report it"
 	}
 	return f
+}
+
+// whereOf is the folder of the file that an error names, if it names one.
+func whereOf(err error) string {
+	if named, ok := errors.AsType[*fs.PathError](err); ok {
+		return " in " + filepath.Dir(named.Path)
+	}
+	if named, ok := errors.AsType[*os.LinkError](err); ok {
+		return " in " + filepath.Dir(named.New)
+	}
+	return ""
 }
 
 // refusal is a failure that the enclave explained.

@@ -6,14 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/core"
 	"github.com/cloister-run/cloister/core/border"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/launch"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
 	"github.com/cloister-run/cloister/enclave/wire"
 	"github.com/cloister-run/cloister/plugins/sandbox"
 	"github.com/cloister-run/cloister/policies/abi"
@@ -91,18 +96,26 @@ func TestFailures(t *testing.T) {
 		want status
 		hint string
 	}{
-		"landing":      {fmt.Errorf("%w: no room", client.ErrLanding), statusUnavailable, "make room"},
-		"mismatch":     {fmt.Errorf("%w: file", client.ErrMismatch), statusUnavailable, "do not use this enclave"},
-		"source":       {fmt.Errorf("%w: changed", client.ErrSource), statusUsage, "leave what the job names alone"},
-		"start":        {fmt.Errorf("%w: reason", launch.ErrStart), statusUnavailable, "cloister doctor"},
-		"broke off":    {fmt.Errorf("%w: cut", client.ErrUnavailable), statusUnavailable, "no result was written"},
-		"no walls":     {&sandbox.UnavailableError{Wall: "mounts", Cure: "run as root"}, statusUnavailable, "run as root"},
-		"invalid":      {&wire.Error{Code: wire.Invalid, Message: "m"}, statusUsage, "correct the job"},
-		"no room":      {&wire.Error{Code: wire.NoRoom, Message: "m"}, statusUnavailable, "limits.queue"},
-		"too large":    {&wire.Error{Code: wire.TooLarge, Message: "m"}, statusUnavailable, "lower limits.memory"},
-		"internal":     {&wire.Error{Code: wire.Internal, Message: "m"}, statusUnavailable, "report it"},
-		"interrupted":  {fmt.Errorf("sending: %w", errInterrupted), statusCancelled, "nothing was written"},
-		"usage":        {usage("h", "m"), statusUsage, "h"},
+		"landing":     {fmt.Errorf("%w: no room", client.ErrLanding), statusUnavailable, "make room"},
+		"mismatch":    {fmt.Errorf("%w: file", client.ErrMismatch), statusUnavailable, "do not use this enclave"},
+		"source":      {fmt.Errorf("%w: changed", client.ErrSource), statusUsage, "leave what the job names alone"},
+		"start":       {fmt.Errorf("%w: reason", launch.ErrStart), statusUnavailable, "cloister doctor"},
+		"broke off":   {fmt.Errorf("%w: cut", client.ErrUnavailable), statusUnavailable, "no result was written"},
+		"no walls":    {&sandbox.UnavailableError{Wall: "mounts", Cure: "run as root"}, statusUnavailable, "run as root"},
+		"invalid":     {&wire.Error{Code: wire.Invalid, Message: "m"}, statusUsage, "correct the job"},
+		"no room":     {&wire.Error{Code: wire.NoRoom, Message: "m"}, statusUnavailable, "limits.queue"},
+		"too large":   {&wire.Error{Code: wire.TooLarge, Message: "m"}, statusUnavailable, "lower limits.memory"},
+		"internal":    {&wire.Error{Code: wire.Internal, Message: "m"}, statusUnavailable, "report it"},
+		"interrupted": {fmt.Errorf("sending: %w", errInterrupted), statusCancelled, "nothing was written"},
+		"usage":       {usage("h", "m"), statusUsage, "h"},
+		"full, env":   {fmt.Errorf("env: %w", &fs.PathError{Op: "write", Path: "/full/wheel", Err: unix.ENOSPC}), statusUnavailable, "no room is left in /full: make some"},
+		"full, link":  {&os.LinkError{Op: "link", Old: "/a/b", New: "/full/b", Err: unix.EDQUOT}, statusUnavailable, "no room is left in /full: make some"},
+		"full, image": {fmt.Errorf("%w: %w", client.ErrLanding, unix.ENOSPC), statusUnavailable, "no room is left: make some"},
+		"left": {
+			errors.Join(errInterrupted, &nitro.LeftError{Left: nitro.Left{ID: "i-1"}, Err: errFull}), statusUnavailable, "terminate-enclave --enclave-id i-1",
+		},
+		"not ended":    {fmt.Errorf("%w: no", errNotEnded), statusUnavailable, "still runs"},
+		"it ended":     {fmt.Errorf("%w: panic", errEnded), statusUnavailable, "its last words"},
 		"not foreseen": {errors.New("not foreseen"), statusUnavailable, "report it"},
 	} {
 		f := asFailure(t.Context(), row.err)

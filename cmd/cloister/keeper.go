@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -16,25 +18,36 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
 	"github.com/cloister-run/cloister/enclave/proxy"
 	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
 // keeper plays the hypervisor of one enclave, or drives the one that there is, until it is told to end.
 type keeper struct {
-	name, file, beside string
-	backend            *backend
-	ready              func()
-	// state is what is on record, of the last boot.
+	name, file string
+	backend    *backend
+	start      func(context.Context) (kept, error)
+	// ready tells whoever asked for the enclave that it answers.
+	ready func() error
+	// state is what is on record.
 	state standing
 }
 
 // keeperReady is what a keeper says on its standard output once the enclave answers.
 const keeperReady = "ready"
 
+// Why a keeper ends that nobody told to.
+var (
+	// errNotEnded: the enclave was to end and may still run.
+	errNotEnded = errors.New("ending the enclave")
+	// errNobodyWaits: whoever asked for the enclave was gone before it answered.
+	errNobodyWaits = errors.New("whoever started the enclave did not wait for it")
+)
+
 // serveEnclave is the keeper's process: it ends by SIGTERM, or when the enclave does, and starts the enclave
 // anew by SIGUSR1.
-func (a *app) serveEnclave(ctx context.Context, name string, b *backend) (err error) {
+func (a *app) serveEnclave(ctx context.Context, name string, b *backend) error {
 	file, err := standingFile(name)
 	if err != nil {
 		return err
@@ -46,31 +59,76 @@ func (a *app) serveEnclave(ctx context.Context, name string, b *backend) (err er
 	if err != nil {
 		return err
 	}
-	// One keeper for a name: the lock ends with the process.
-	lock, err := os.OpenFile(besideFile(file, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := lockKeeper(name, file)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return usage("cloister enclave stop "+name+" ends it", "the enclave %q runs already", name)
-	}
 	ctx, again, done := keeperSignals(ctx)
 	defer done()
-	k := &keeper{name: name, file: file, beside: beside, backend: b, ready: func() { say(a.stdout, keeperReady+"\n") }}
-	defer func() {
-		if removed := os.Remove(file); removed != nil && !errors.Is(removed, os.ErrNotExist) {
-			err = errors.Join(err, removed)
-		}
-		if err != nil && k.state.Boots > 0 { // nobody listens to what this command prints any more
-			asFailure(ctx, err).print(io.Discard, a.stderr, false)
-		}
-	}()
-	for {
-		if end, err := k.boot(ctx, again); end || err != nil {
-			return err
-		}
+	k := &keeper{
+		name: name, file: file, backend: b,
+		start: func(ctx context.Context) (kept, error) { return b.start(ctx, beside) },
+		ready: func() error { _, err := io.WriteString(a.stdout, keeperReady+"\n"); return err },
 	}
+	return k.keep(ctx, again, a.stderr)
+}
+
+// lockKeeper makes sure that a name has one keeper. The lock ends with the process.
+func lockKeeper(name, file string) (*os.File, error) {
+	lock, err := os.OpenFile(besideFile(file, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close() // nothing was written
+		return nil, usage("cloister enclave stop "+name+" ends it", "the enclave %q runs already", name)
+	}
+	return lock, nil
+}
+
+// keep starts the enclave, as often as it is asked to, and stays until it is to end. What an earlier keeper left is
+// ended first.
+func (k *keeper) keep(ctx context.Context, again <-chan os.Signal, log io.Writer) error {
+	before, err := readStanding(k.name)
+	if err == nil && before.Nitro != nil {
+		err = before.Nitro.End(ctx)
+	}
+	if err != nil && !errors.Is(err, errEnded) {
+		return err // with the record as it is
+	}
+	self, err := identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	k.state = standing{
+		Name: k.name, Backend: k.backend.name, Keeper: self, Nitro: k.backend.left(), Fresh: k.backend.fresh, Debug: k.backend.debug,
+	}
+	for end := false; !end && err == nil; {
+		end, err = k.boot(ctx, again)
+	}
+	return k.leave(err, log)
+}
+
+// leave says why the keeper ends, and takes the enclave off the record, unless it may still run: whoever stops it is
+// told that then, whatever had the keeper end it.
+func (k *keeper) leave(err error, log io.Writer) error {
+	if err != nil && k.state.Boots > 0 { // nobody listens to what this command prints any more
+		asFailure(context.Background(), err).print(io.Discard, log, false)
+	}
+	left, isLeft := errors.AsType[*nitro.LeftError](err)
+	if isLeft {
+		k.state.Nitro = &left.Left
+	}
+	if isLeft || errors.Is(err, errNotEnded) {
+		why := asFailure(context.Background(), err)
+		k.state.Failure = &errorReport{Status: why.status, Error: why.message, Hint: why.hint}
+		return errors.Join(err, k.write())
+	}
+	if removed := os.Remove(k.file); removed != nil && !errors.Is(removed, os.ErrNotExist) {
+		err = errors.Join(err, removed)
+	}
+	return err
 }
 
 // keeperSignals end the context by the first of the signals that end a command, however many follow: a keeper
@@ -83,6 +141,9 @@ func keeperSignals(ctx context.Context) (_ context.Context, again chan os.Signal
 	signal.Notify(ends, ending...)
 	again = make(chan os.Signal, 1)
 	signal.Notify(again, unix.SIGUSR1)
+	// Whoever asked for the enclave may be gone: writing to them is an error then, and no end of this process. It is
+	// not ignored, which what the keeper starts would inherit.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	stopped := make(chan struct{})
 	go func() {
 		select {
@@ -106,11 +167,15 @@ func (k *keeper) boot(ctx context.Context, again <-chan os.Signal) (end bool, er
 	if err := k.recordStarting(); err != nil {
 		return true, err
 	}
-	enclave, err := k.backend.start(ctx, k.beside)
+	enclave, err := k.start(ctx)
 	if err != nil {
 		return true, err
 	}
-	defer func() { err = errors.Join(err, enclave.Stop()) }()
+	defer func() {
+		if stopped := enclave.Stop(); stopped != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errNotEnded, stopped))
+		}
+	}()
 	if pcrs := enclave.PCRs().Hex(); k.state.Boots > 0 && !maps.Equal(pcrs, k.state.PCRs) {
 		return true, errors.New("the image is another one than it was; start the enclave with it if that is what you want")
 	}
@@ -136,7 +201,9 @@ func (k *keeper) boot(ctx context.Context, again <-chan os.Signal) (end bool, er
 		return true, err
 	}
 	if k.state.Boots == 1 {
-		k.ready()
+		if err := k.ready(); err != nil { // nobody knows of the enclave, and so nobody would end it
+			return true, fmt.Errorf("%w: %w", errNobodyWaits, err)
+		}
 	}
 	select {
 	case <-ctx.Done(): // which is how it is meant to end, unless a socket failed
@@ -144,7 +211,7 @@ func (k *keeper) boot(ctx context.Context, again <-chan os.Signal) (end bool, er
 	case <-again:
 		return false, nil
 	case <-enclave.Ended():
-		return true, errors.New("the enclave ended")
+		return true, fmt.Errorf("%w: %w", errEnded, enclave.Why())
 	}
 }
 
@@ -158,39 +225,40 @@ func (k *keeper) reach(on *sockets, enclave kept) (vsock.Address, error) {
 	return vsock.UnixAddress(path), on.serve(path, func(ctx context.Context, l net.Listener) error { return proxy.Relay(ctx, l, enclave.Dial) })
 }
 
-// recordStarting says of an enclave that ran that it does so again soon.
+// recordStarting says of an enclave that it runs soon, or does so again.
 func (k *keeper) recordStarting() error {
-	if k.state.Boots == 0 {
-		return nil
-	}
-	k.state.Process, k.state.Address = processID{}, ""
+	k.state.Process, k.state.Address, k.state.Started = processID{}, "", now()
 	return k.write()
 }
 
 // record writes down how the enclave is found and known.
 func (k *keeper) record(enclave kept, address vsock.Address) (err error) {
-	k.state = standing{
-		Name: k.name, Backend: k.backend.name, Address: address, Root: string(enclave.RootPEM()), PCRs: enclave.PCRs().Hex(),
-		Started: time.Now().UTC().Format(time.RFC3339), Boots: k.state.Boots + 1, Fresh: k.backend.fresh, Debug: k.backend.debug,
-	}
-	if k.state.Keeper, err = identify(os.Getpid()); err != nil {
-		return err
-	}
+	k.state.Address, k.state.Root, k.state.PCRs = address, string(enclave.RootPEM()), enclave.PCRs().Hex()
+	k.state.Started, k.state.Boots = now(), k.state.Boots+1
 	k.state.Process = k.state.Keeper
 	if pid := enclave.PID(); pid != 0 {
 		if k.state.Process, err = identify(pid); err != nil {
 			return err
 		}
 	}
+	if named, ok := enclave.(interface{ ID() string }); ok && k.state.Nitro != nil {
+		k.state.Nitro.ID = named.ID()
+	}
 	return k.write()
 }
+
+func now() string { return time.Now().UTC().Format(time.RFC3339) }
 
 func (k *keeper) write() error {
 	raw, err := json.Marshal(k.state)
 	if err != nil {
 		return err
 	}
-	return client.WriteAtomically(k.file, raw)
+	err = client.WriteAtomically(k.file, raw)
+	if cause, ok := errors.AsType[unix.Errno](err); ok { // the rest speaks of a job's results
+		err = &fs.PathError{Op: "writing down the enclave at", Path: k.file, Err: cause}
+	}
+	return err
 }
 
 // consoleSuffix is that of the socket where a keeper shows the console.
@@ -210,18 +278,29 @@ func tellAll(ctx context.Context, l net.Listener, follow func(context.Context, i
 			}
 			return err
 		}
-		all.Go(func() error {
-			ctx, gone := context.WithCancel(ctx)
-			defer gone()
-			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-			go func() { // it says nothing, and so its end is what comes
-				_, _ = io.Copy(io.Discard, conn)
-				gone()
-			}()
-			_ = follow(ctx, conn) // whoever listened is gone, or sees that it ended
-			return nil
-		})
+		all.Go(func() error { tell(ctx, conn, follow); return nil })
 	}
+}
+
+// tell shows one who connected the console, until they are gone, the console ends or ctx does. Where it cannot be read, that
+// is the last line.
+func tell(ctx context.Context, conn net.Conn, follow func(context.Context, io.Writer) error) {
+	ctx, gone := context.WithCancel(ctx)
+	listening := make(chan struct{})
+	go func() { // it says nothing, and so its end is what comes
+		defer close(listening)
+		_, _ = io.Copy(io.Discard, conn)
+		gone()
+	}()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	if err := follow(ctx, conn); err != nil && ctx.Err() == nil {
+		_, _ = fmt.Fprintf(conn, "\ncloister: error: the console breaks off: %v\n", err) // or they are gone
+	}
+	gone()
+	if stop() {
+		_ = conn.Close()
+	}
+	<-listening
 }
 
 // sockets are Unix sockets of this user alone. The first that fails ends the context of all.

@@ -116,3 +116,7 @@ type errorReport struct {
 	Hint     string           `json:"hint,omitempty"`
 	Problems jobspec.Problems `json:"problems,omitempty"`
 }
+
+func (r errorReport) failure() *failure {
+	return &failure{status: r.Status, message: r.Error, hint: r.Hint, problems: r.Problems}
+}

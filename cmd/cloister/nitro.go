@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math"
@@ -28,6 +29,11 @@ func (g genuine) Address() vsock.Address { return vsock.PortAddress(g.CID(), ima
 // Follow writes what is on the console of an enclave in debug mode.
 func (g genuine) Follow(ctx context.Context, w io.Writer) error { return g.Console(ctx, w) }
 
+// Why is nothing that anybody tells.
+func (genuine) Why() error {
+	return errors.New("nitro-cli does not say why; with --debug its console may")
+}
+
 // PID is none of this user's.
 func (genuine) PID() int { return 0 }
 
@@ -49,7 +55,7 @@ func (b *backend) startNitro(ctx context.Context) (kept, error) {
 		return nil, err
 	}
 	e, err := nitro.Start(ctx, nitro.Config{
-		Path: b.nitroCLI, Image: b.image, CPUs: cpus, Memory: int((memory + 1<<20 - 1) >> 20), Regions: regions, Debug: b.debug,
+		Path: b.nitroCLI, Name: b.known, Image: b.image, CPUs: cpus, Memory: int((memory + 1<<20 - 1) >> 20), Regions: regions, Debug: b.debug,
 		Log: slog.New(slog.NewTextHandler(keeperLog{}, nil)),
 	})
 	if err != nil {

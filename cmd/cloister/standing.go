@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/launch/nitro"
 	"github.com/cloister-run/cloister/enclave/vsock"
 )
 
@@ -26,8 +28,8 @@ import (
 type standing struct {
 	Name    string `json:"name"`
 	Backend string `json:"backend"`
-	// Keeper is the process that started the enclave and ends it, Process the enclave's own on this machine, or
-	// none while the keeper starts it anew.
+	// Keeper is the process that starts the enclave and ends it, Process the enclave's own on this machine, or
+	// none while the keeper starts it, for the first time or anew.
 	Keeper  processID `json:"keeper"`
 	Process processID `json:"process"`
 	// Address is where the enclave is dialled.
@@ -36,16 +38,21 @@ type standing struct {
 	Root    string            `json:"root,omitempty"`
 	PCRs    map[string]string `json:"pcrs"`
 	Started string            `json:"started"`
-	// Boots counts how often the keeper started it.
+	// Boots counts how often the keeper started it: 0 while it does so for the first time, when Address, Root and PCRs
+	// are not known yet.
 	Boots int `json:"boots"`
 	// Fresh says that a job which needs a fresh enclave has this one started anew.
 	Fresh bool `json:"fresh,omitempty"`
 	// Debug says that whoever started it may read its console, and that no key is released to it.
 	Debug bool `json:"debug,omitempty"`
+	// Nitro is how an enclave is ended that does not end with its keeper.
+	Nitro *nitro.Left `json:"nitro,omitempty"`
+	// Failure is why the keeper, which has ended, could not end the enclave.
+	Failure *errorReport `json:"failure,omitempty"`
 }
 
 // simulated says whose word the enclave's documents are.
-func (s standing) simulated() bool { return s.Root != "" }
+func (s standing) simulated() bool { return s.Backend != backendNitro }
 
 func (s standing) realm() attest.Realm {
 	if s.simulated() {
@@ -101,31 +108,51 @@ func standingFile(name string) (string, error) {
 	return filepath.Join(dir, name+".json"), err
 }
 
-// findStanding reads what is known of an enclave that has a keeper. It may be just starting anew.
+// findStanding reads what is known of an enclave that has a keeper. It may be just starting.
 func findStanding(name string) (standing, error) {
-	file, err := standingFile(name)
+	s, err := readStanding(name)
 	if err != nil {
 		return standing{}, err
+	}
+	if !s.Keeper.runs() {
+		return standing{}, errors.Join(errEnded, s.unkept())
+	}
+	return s, nil
+}
+
+// readStanding reads what was written down of an enclave.
+func readStanding(name string) (s standing, err error) {
+	file, err := standingFile(name)
+	if err != nil {
+		return s, err
 	}
 	raw, err := client.ReadBounded(file, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
-		return standing{}, errors.Join(errEnded,
+		return s, errors.Join(errEnded,
 			usage("cloister enclave start "+name+" starts one; cloister enclave list says which there are", "there is no enclave %q", name))
 	}
 	if err != nil {
-		return standing{}, err
+		return s, err
 	}
-	var s standing
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return standing{}, usage("remove it", "%s: %v", file, err)
-	}
-	if !s.Keeper.runs() {
-		return standing{}, errors.Join(errEnded, &failure{
-			status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", name),
-			hint: "start it again: cloister enclave start " + name,
-		})
+		return s, usage("remove it", "%s: %v", file, err)
 	}
 	return s, nil
+}
+
+// unkept says of an enclave without a keeper what became of it.
+func (s standing) unkept() *failure {
+	if s.Nitro == nil {
+		return &failure{
+			status: statusUnavailable, message: fmt.Sprintf("the enclave %q has ended, and its jobs with it", s.Name),
+			hint: "start it again: cloister enclave start " + s.Name,
+		}
+	}
+	return &failure{
+		status:  statusUnavailable,
+		message: fmt.Sprintf("the enclave %q has lost its keeper, and nobody reaches it any more; it may still run, as %s", s.Name, cmp.Or(s.Nitro.ID, s.Nitro.Name)),
+		hint:    "cloister enclave stop " + s.Name + " ends it, and so does nitro-cli terminate-enclave --enclave-id " + cmp.Or(s.Nitro.ID, "ID"),
+	}
 }
 
 // errEnded: an enclave is not there, or not any more, and neither is any job in it.
@@ -133,6 +160,9 @@ var errEnded = errors.New("the enclave has ended")
 
 // expectation is what the enclave is known by.
 func (s standing) expectation() (e expectation, err error) {
+	if s.Boots == 0 {
+		return e, s.notYet()
+	}
 	e.realm, e.image = s.realm(), true
 	if s.simulated() {
 		if e.root, err = attest.ParseRoot([]byte(s.Root)); err != nil {
@@ -141,6 +171,14 @@ func (s standing) expectation() (e expectation, err error) {
 	}
 	e.pcrs, err = attest.ParsePCRSet(s.PCRs)
 	return e, err
+}
+
+// notYet says of an enclave that starts for the first time that nothing can be done with it.
+func (s standing) notYet() *failure {
+	return &failure{
+		status: statusUnavailable, message: fmt.Sprintf("the enclave %q is being started", s.Name),
+		hint: "wait until cloister enclave list says that it is running; cloister enclave stop " + s.Name + " gives it up",
+	}
 }
 
 // client gives a client that trusts this enclave, and nothing else.
@@ -154,16 +192,86 @@ func (s standing) client() (*client.Client, error) {
 	})
 }
 
-// runs says whether the enclave is there, and not just starting anew.
+// runs says whether the enclave is there, and not just starting.
 func (s standing) runs() bool { return s.Address != "" && s.Process.runs() }
 
-// findRunning is findStanding, and waits for one that is starting anew.
+// state is a word for it.
+func (s standing) state() string {
+	switch {
+	case s.Keeper.runs() && s.runs():
+		return "running"
+	case s.Keeper.runs():
+		return "starting"
+	case s.Nitro != nil:
+		return "left"
+	}
+	return "ended"
+}
+
+// end has the keeper end the enclave, and waits until it did. Where the keeper says that it could not, that is the error;
+// where it was killed, what it left is ended here.
+func (s standing) end(ctx context.Context) error {
+	if !s.Keeper.runs() {
+		return s.endLeft(ctx)
+	}
+	if err := unix.Kill(s.Keeper.PID, unix.SIGTERM); err != nil {
+		return fmt.Errorf("stopping %s: %w", s.Name, err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.Keeper.runs() || s.Process.runs() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	after, err := readStanding(s.Name)
+	switch {
+	case errors.Is(err, errEnded), err == nil && after.Keeper != s.Keeper:
+		return nil
+	case err != nil:
+		return err
+	case after.Failure != nil:
+		return after.Failure.failure()
+	case after.Nitro == nil:
+		return nil // the enclave ended with its keeper, which was killed meanwhile
+	}
+	return after.endLeft(ctx)
+}
+
+// endLeft ends an enclave whose keeper did not, and takes it off the record.
+func (s standing) endLeft(ctx context.Context) error {
+	if s.Nitro == nil {
+		return s.unkept()
+	}
+	file, err := standingFile(s.Name)
+	if err != nil {
+		return err
+	}
+	lock, err := lockKeeper(s.Name, file) // no other keeper comes meanwhile
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := s.Nitro.End(ctx); err != nil {
+		return err
+	}
+	return os.Remove(file)
+}
+
+// findRunning is findStanding, and waits for one that is just starting.
 func findRunning(ctx context.Context, name string) (standing, error) {
+	return awaitStanding(ctx, name, 0)
+}
+
+// awaitStanding waits until the enclave runs that was started more than so many times.
+func awaitStanding(ctx context.Context, name string, boots int) (standing, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		s, err := findStanding(name)
-		if err != nil || s.runs() {
+		if err != nil || s.runs() && s.Boots > boots {
 			return s, err
 		}
 		select {
@@ -188,17 +296,11 @@ func restart(ctx context.Context, name string) (standing, error) {
 	if err := unix.Kill(before.Keeper.PID, unix.SIGUSR1); err != nil {
 		return before, fmt.Errorf("restarting %s: %w", name, err)
 	}
-	for {
-		s, err := findRunning(ctx, name)
-		switch {
-		case errors.Is(err, errEnded):
-			return s, doesNotRestart(name)
-		case err != nil:
-			return s, err
-		case s.Boots > before.Boots:
-			return s, nil
-		}
+	s, err := awaitStanding(ctx, name, before.Boots)
+	if errors.Is(err, errEnded) {
+		return s, doesNotRestart(name)
 	}
+	return s, err
 }
 
 // doesNotRestart says why, as its keeper wrote it down.

@@ -17,6 +17,8 @@ type Error struct {
 	Message string
 	// Cure is for the person at the terminal.
 	Cure string
+
+	ended bool // nitro-cli ended by itself, and this is what it said
 }
 
 func (e *Error) Error() string {
@@ -41,7 +43,7 @@ func unreadable(verb string, err error) *Error {
 // complaint reads what nitro-cli wrote to its standard error. The process that holds an enclave says what went
 // wrong, and nitro-cli after it that something did: the first code is the cause.
 func complaint(verb, says string) *Error {
-	e := &Error{Verb: verb, Message: line(firstLine(says))}
+	e := &Error{Verb: verb, Message: line(firstLine(says)), ended: true}
 	if m := regexp.MustCompile(`(?m)^(?:.* \| )?\[ (E[0-9]{2}) \] (.*)$`).FindStringSubmatch(says); m != nil {
 		what, _, _ := strings.Cut(m[2], " Such error") // "appears when …": in general
 		what, _, _ = strings.Cut(what, " This is used ")

@@ -10,11 +10,11 @@ import (
 // Left is an enclave that runs on if whoever started it is killed: enough to end it from another process.
 type Left struct {
 	// Path is that of nitro-cli. Default: the one in PATH.
-	Path string
+	Path string `json:"path"`
 	// Name is that of [Config]. Required.
-	Name string
+	Name string `json:"name"`
 	// ID is nitro-cli's name for it, or empty where that was never told.
-	ID string
+	ID string `json:"id,omitempty"`
 }
 
 // End ends the enclave, and returns nil if nothing of that name or ID runs any more. Its error is a [LeftError].

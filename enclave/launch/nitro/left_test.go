@@ -49,6 +49,18 @@ func TestAStartThatMayHaveLeftAnEnclave(t *testing.T) {
 	}
 }
 
+// A nitro-cli that does nothing at all on this machine has left nothing.
+func TestANitroCLIThatDoesNotWork(t *testing.T) {
+	m := newMachine(t)
+	m.want(t, fails+"run-enclave", "no-sockets")
+	m.want(t, fails+"describe-enclaves", "no-sockets")
+	_, err := m.start(t.Context())
+	says, ok := errors.AsType[*nitro.Error](err)
+	if _, left := errors.AsType[*nitro.LeftError](err); left || !ok || says.Code != "E07" || says.Verb != "run-enclave" {
+		t.Error(err)
+	}
+}
+
 // Whoever started an enclave is gone: another process ends it, by its ID or by its name alone.
 func TestAnEnclaveThatIsLeftIsEnded(t *testing.T) {
 	for name, test := range map[string]struct {

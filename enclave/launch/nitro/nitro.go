@@ -114,7 +114,7 @@ func start(ctx context.Context, cfg Config, on sockets) (*Enclave, error) {
 		return nil, fmt.Errorf("nitro: %w", err)
 	}
 	if err := e.launch(ctx, cfg); err != nil {
-		err = errors.Join(err, e.abandon(ctx))
+		err = errors.Join(err, e.abandon(ctx, err))
 		return nil, fmt.Errorf("nitro: %w", err)
 	}
 	e.stop = sync.OnceValue(e.end)
@@ -204,10 +204,13 @@ func (e *Enclave) launch(ctx context.Context, cfg Config) (err error) {
 		Cure: "see what it writes on its console, in debug mode; docs/nitro.md says how"}
 }
 
-// abandon ends what a start that went wrong has left. Where nitro-cli has not told the enclave's ID, its name finds
-// it; that there is none then is likely.
-func (e *Enclave) abandon(ctx context.Context) error {
+// abandon ends what a start has left that went wrong. Where nitro-cli has not told the enclave's ID, its name finds it.
+func (e *Enclave) abandon(ctx context.Context, why error) error {
 	err := e.left().End(context.WithoutCancel(ctx))
+	left, isLeft := errors.AsType[*LeftError](err)
+	if says, ok := errors.AsType[*Error](why); ok && says.ended && isLeft && left.Left.ID == "" {
+		err = nil // nitro-cli does not run the enclave, by its own word, and neither does it list any
+	}
 	if e.process != nil {
 		e.process.close()
 	}
