@@ -79,6 +79,7 @@ func explain(said string) error {
 		{"No matching distribution found", "there is no wheel of it for this version of Python and this platform, and nothing is built from source; choose a version that has one, or raise --glibc"},
 		{"No module named pip", "install pip; on Debian: apt-get install python3-pip"},
 		{"Connection", "the package index cannot be reached; build from wheels that you have: --wheels DIR"},
+		{"No space left on device", "no room is left: make some where the environment is built, and in the folder for temporary files, TMPDIR, where pip unpacks"},
 		{"No such file or directory", "name a requirements file and a folder that exist"},
 	} {
 		if strings.Contains(said, known.said) {
