@@ -45,7 +45,7 @@ func (b *backend) add(c *cobra.Command) {
 	flags.StringVar(&b.name, "backend", backendLocal, `"local": a process of this machine; "qemu": a virtual machine; "nitro": a Nitro Enclave, by nitro-cli`)
 	flags.StringVar(&b.image, "image", "", "the enclave image, FILE.eif (required but for local)")
 	flags.IntVar(&b.cpus, "cpus", 0, "how many CPUs it gets [as many as its image asks for]")
-	flags.StringVar(&b.memory, "memory", "", "how much memory it gets, as 4GiB [as much as its image asks for]")
+	flags.StringVar(&b.memory, "memory", "", "how much memory it gets, as 4GiB [as much as its image asks for; a virtual machine gets no more than half of this one unasked]")
 	flags.BoolVar(&b.fresh, "fresh", false, "start it anew for every job with sealed assets: their keys are for enclaves that ran nothing before, unless owners say otherwise")
 	flags.BoolVar(&b.debug, "debug", false, "let cloister enclave console show its console; its PCRs are all zero then, and no key is released to it")
 	flags.StringVar(&b.qemu, "qemu", "", "the command that is QEMU 11.1 or later [CLOISTER_QEMU, or qemu-system-x86_64]; deploy/debian/qemu fetches one")
