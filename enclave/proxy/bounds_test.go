@@ -64,7 +64,7 @@ func (p *pipes) dial(says string) net.Conn {
 func stands(conn net.Conn) bool {
 	_ = conn.SetReadDeadline(time.Now().Add(-1))
 	_, err := conn.Read(make([]byte, 1))
-	return err != io.EOF //nolint:errorlint // net.Pipe's
+	return err != io.EOF
 }
 
 // bounded runs a test of a proxy that dials by a pipe, in time of its own.

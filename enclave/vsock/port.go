@@ -22,10 +22,15 @@ func ListenPort(port uint32, admit func(cid uint32) bool) (net.Listener, error) 
 	if err != nil {
 		return nil, fmt.Errorf("vsock: listening on port %d: %w", port, explain(err))
 	}
-	return &admitting{ports{l}, func(conn net.Conn) bool {
+	return &admitting{ports{l}, others(ends, admit)}, nil
+}
+
+// others admits other machines whose CID admit admits. Whoever's ends cannot be told is none.
+func others(ends func(net.Conn) (own, peer uint32, err error), admit func(cid uint32) bool) func(net.Conn) bool {
+	return func(conn net.Conn) bool {
 		own, peer, err := ends(conn)
 		return err == nil && admissible(own, peer) && admit(peer)
-	}}, nil
+	}
 }
 
 // ports says that it is closed as other listeners do.

@@ -79,6 +79,37 @@ func TestThisMachineIsNoPeer(t *testing.T) {
 	}
 }
 
+// A listener admits another machine that its owner admits, and nobody else: not this machine though its owner would, and
+// nobody of whom it is not known where they come from.
+func TestAListenerAdmitsOthers(t *testing.T) {
+	for name, row := range map[string]struct {
+		own, peer uint32
+		unknown   error
+		admits    bool
+		want      bool
+	}{
+		"an enclave":              {image.ParentCID, 16, nil, true, true},
+		"another's enclave":       {image.ParentCID, 17, nil, false, false},
+		"the loopback device":     {image.ParentCID, lib.Local, nil, true, false},
+		"by its own CID":          {16, 16, nil, true, false},
+		"nobody knows from where": {image.ParentCID, 16, errors.New("no address"), true, false},
+	} {
+		q := make(queue, 1)
+		near, far := net.Pipe()
+		q <- far
+		close(q)
+		l := vsock.Admitting(q, vsock.Others(
+			func(net.Conn) (uint32, uint32, error) { return row.own, row.peer, row.unknown },
+			func(cid uint32) bool { return row.admits && cid == row.peer },
+		))
+		if conn, err := l.Accept(); (conn != nil) != row.want || (err == nil) != row.want {
+			t.Errorf("%s: %v, %v", name, conn, err)
+		}
+		_ = near.Close()
+		_ = far.Close()
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	said := map[string]bool{}
 	for _, errno := range []syscall.Errno{
