@@ -2,29 +2,77 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"io"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 const module = "github.com/cloister-run/cloister/"
 
-// TestMain makes this binary cloisterd where it is started as such.
+// TestMain makes this binary cloisterd, or its first process, where it is started as such.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "cloisterd" {
+	switch filepath.Base(os.Args[0]) {
+	case "cloisterd":
 		main()
-		return
+	case "first":
+		os.Exit(first(context.Background(), os.Stdout, talk))
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+}
+
+// early is a log that exists before main does, as that of gRPC.
+var early = log.New(os.Stderr, "early: ", 0)
+
+// talk says what is left of the environment, says more where libraries do, and ends as its argument has it.
+func talk(_ context.Context, console io.Writer) error {
+	early.Print("words")
+	log.Print("words")
+	fmt.Fprintln(os.Stderr, "words")
+	fmt.Fprintln(console, os.Environ())
+	switch os.Args[1] {
+	case "fail":
+		return errors.New("the machine")
+	case "crash":
+		panic("last words")
+	}
+	return nil
+}
+
+// An application's executor speaks gRPC with cloisterd, and so chooses when gRPC has something to say.
+func TestI1_TheConsoleHasNoWordsOfLibraries(t *testing.T) {
+	for ends, test := range map[string]struct {
+		status int
+		says   string
+	}{
+		"well":  {0, `\[\]\n`},
+		"fail":  {5, `\[\]\ncloisterd: error: the machine\n`},
+		"crash": {2, `\[\]\npanic: last words\n\ngoroutine (.|\n)*`},
+	} {
+		cmd := exec.Command("/proc/self/exe", ends)
+		cmd.Args[0] = "first"
+		cmd.Env = []string{"GRPC_GO_LOG_SEVERITY_LEVEL=info", "AWS_PROFILE=other", "PATH=/other"}
+		console, err := cmd.CombinedOutput() // one and the same, as the console is
+		if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+			t.Fatal(err)
+		}
+		if got := cmd.ProcessState.ExitCode(); got != test.status || !regexp.MustCompile(`^`+test.says+`$`).Match(console) {
+			t.Errorf("%s: status %d, console %q", ends, got, console)
+		}
+	}
 }
 
 func TestI8_ItIsNoCommand(t *testing.T) {
@@ -117,46 +165,93 @@ func TestCoreKnowsNoLibrary(t *testing.T) {
 	}
 }
 
-// Nothing that is measured asks its arguments or its environment what to do.
+// rooms are the folders of this module that a package links.
+func rooms(t *testing.T, pkg string) []string {
+	t.Helper()
+	var dirs []string
+	for dep := range dependencies(t, pkg) {
+		if room, ours := strings.CutPrefix(dep, module); ours {
+			dirs = append(dirs, filepath.Join("..", "..", filepath.FromSlash(room)))
+		}
+	}
+	slices.Sort(dirs)
+	return dirs
+}
+
+// Nothing that cloisterd is made of asks its arguments or its environment what to do.
 func TestI8_NothingUnmeasuredIsAsked(t *testing.T) {
-	forbidden := map[string]string{"os": "Args Environ Getenv LookupEnv ExpandEnv", "syscall": "Environ Getenv", "flag": "Parse Args Arg"}
-	files := 0
-	for _, dir := range []string{".", "../../core", "../../enclave/api", "../../enclave/boot", "../../enclave/wire", "../../enclave/image"} {
-		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
+	dirs := rooms(t, ".")
+	for _, room := range []string{"core", "enclave/api", "enclave/boot/machine", "enclave/keys", "plugins/sandbox", "policies/worker"} {
+		if !slices.Contains(dirs, filepath.Join("..", "..", room)) {
+			t.Errorf("%s is not looked at", room)
+		}
+	}
+	for _, dir := range dirs {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %q, %v", dir, files, err)
+		}
+		for _, path := range files {
+			if strings.HasSuffix(path, "_test.go") {
+				continue
 			}
-			files++
 			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				selector, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				if pkg, ok := selector.X.(*ast.Ident); ok {
-					for _, name := range strings.Fields(forbidden[pkg.Name]) {
-						if selector.Sel.Name == name {
-							t.Errorf("%s: %s.%s", path, pkg.Name, name)
-						}
-					}
-				}
-				return true
-			})
-			for _, imported := range file.Imports {
-				if imported.Name != nil && (imported.Path.Value == `"os"` || imported.Path.Value == `"syscall"`) {
-					t.Errorf("%s: %s under another name", path, imported.Path.Value)
-				}
+			for _, asked := range asks(file) {
+				t.Errorf("%s: %s", path, asked)
 			}
-			return nil
-		})
+		}
+	}
+}
+
+// asks finds what a file asks of its arguments or its environment, and what would hide that.
+func asks(file *ast.File) (found []string) {
+	forbidden := map[string][]string{}
+	for path, names := range map[string]string{
+		"os":                    "Args Environ Getenv LookupEnv ExpandEnv TempDir UserHomeDir UserConfigDir UserCacheDir",
+		"syscall":               "Environ Getenv",
+		"golang.org/x/sys/unix": "Environ Getenv",
+		"os/exec":               "LookPath",
+		"net/http":              "ProxyFromEnvironment",
+		"flag":                  "Parse Args Arg",
+	} {
+		forbidden[filepath.Base(path)] = strings.Fields(names)
+		for _, imported := range file.Imports {
+			if imported.Path.Value == strconv.Quote(path) && imported.Name != nil {
+				found = append(found, path+" under another name")
+			}
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		selector, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if pkg, ok := selector.X.(*ast.Ident); ok && slices.Contains(forbidden[pkg.Name], selector.Sel.Name) {
+			found = append(found, pkg.Name+"."+selector.Sel.Name)
+		}
+		return true
+	})
+	return found
+}
+
+func TestTheRuleAboutWhatIsAskedForbidsSomething(t *testing.T) {
+	for source, want := range map[string]string{
+		`import "os"; var x = os.Getenv("A")`:                                  "os.Getenv",
+		`import "os"; func f() []string { return os.Args[1:] }`:                "os.Args",
+		`import "golang.org/x/sys/unix"; var x = unix.Environ()`:               "unix.Environ",
+		`import o "os"; var x = o.Getenv("A")`:                                 "os under another name",
+		`import "os"; var x = os.Getpid()`:                                     "",
+		`import "net/http"; var x = http.Transport{Proxy: http.ProxyURL(nil)}`: "",
+	} {
+		file, err := parser.ParseFile(token.NewFileSet(), "x.go", "package x; "+source, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if files < 20 {
-		t.Errorf("only %d files were looked at", files)
+		if got := strings.Join(asks(file), " "); got != want {
+			t.Errorf("%s: %q, want %q", source, got, want)
+		}
 	}
 }

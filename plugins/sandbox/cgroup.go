@@ -56,7 +56,8 @@ func newGroup(spec *Spec) *group {
 	}
 }
 
-// newGroup1 uses those controllers of version 1 that the machine has.
+// newGroup1 uses those controllers of version 1 that somebody's machine has. An enclave that boots by itself
+// mounts version 2 alone.
 func newGroup1(l *Limits, name string) *group {
 	g := &group{}
 	mounted, err := cgroup1.Default()
