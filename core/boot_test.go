@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"filippo.io/age"
 
@@ -53,21 +54,6 @@ func (m *meter) session() coretest.Session {
 func known(j coretest.Job) coretest.Job {
 	j.Spec.Command.Entrypoint = j.ID
 	return j
-}
-
-// upTo waits until a job has come to a phase.
-func upTo(t *testing.T, job *core.Job, phase core.Phase) {
-	t.Helper()
-	for seen := 0; ; {
-		phases, err := job.Phases(t.Context(), seen)
-		if err != nil || len(phases) == 0 {
-			t.Fatalf("it never came to %s: %v", phase, err)
-		}
-		if slices.Contains(phases, phase) {
-			return
-		}
-		seen += len(phases)
-	}
 }
 
 // The enclave is fresh when a key is asked for, and used before the first application runs.
@@ -130,40 +116,60 @@ func TestI5_WhereTheMarkFailsNothingRuns(t *testing.T) {
 
 // While a job holds what it unsealed in a fresh enclave, no other application starts.
 func TestI5_WhoUnsealedInAFreshEnclaveIsAlone(t *testing.T) {
-	m := newMeter("owner", "stranger")
-	e := allowing(t, m.session())
-	sealed, plain := known(one(t, e, "owner", "allow")), known(coretest.Simple("stranger"))
-	owner := e.Begin(t, sealed)
-	if _, over, err := owner.Admission(t.Context()); over || err != nil {
-		t.Fatal(over, err)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeter("owner", "stranger")
+		e := allowing(t, m.session())
+		sealed, plain := known(one(t, e, "owner", "allow")), known(coretest.Simple("stranger"))
+		owner := e.Begin(t, sealed)
+		if _, over, err := owner.Admission(t.Context()); over || err != nil {
+			t.Fatal(over, err)
+		}
+		if err := owner.PutCredentials(t.Context(), []byte(coretest.Credentials)); err != nil {
+			t.Fatal(err)
+		}
+		if err := owner.PutAsset(t.Context(), "inputs.data", coretest.Stream(sealed.Sealed["inputs.data"])); err != nil {
+			t.Fatal(err)
+		}
+		stranger := e.Begin(t, plain)
+		e.Send(t, stranger, plain)
+		waits(t, e, m, stranger)
+		if err := owner.PutAsset(t.Context(), "application", coretest.Stream(coretest.Tar(t, sealed.Assets["application"]))); err != nil {
+			t.Fatal(err)
+		}
+		if first := <-m.began; first != "owner" {
+			t.Fatalf("%s ran first", first)
+		}
+		synctest.Wait()
+		if n := len(m.began); n > 0 {
+			t.Error("the stranger's application started beside the owner's")
+		}
+		close(m.end["owner"])
+		if second := <-m.began; second != "stranger" {
+			t.Fatalf("%s ran second", second)
+		}
+		select {
+		case <-done(t, owner):
+		default:
+			t.Error("the stranger's application started before the owner's job was over")
+		}
+		close(m.end["stranger"])
+		if r, err := stranger.Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// waits holds that a job has done all that it may before its application runs, and that neither its application
+// nor anybody's used the enclave.
+func waits(t *testing.T, e *coretest.Enclave, m *meter, job *core.Job) {
+	t.Helper()
+	synctest.Wait()
+	phases, err := job.Phases(t.Context(), 0)
+	if err != nil || phases[len(phases)-1] != core.Ingress {
+		t.Errorf("it came to %q: %v", phases, err)
 	}
-	if err := owner.PutCredentials(t.Context(), []byte(coretest.Credentials)); err != nil {
-		t.Fatal(err)
-	}
-	if err := owner.PutAsset(t.Context(), "inputs.data", coretest.Stream(sealed.Sealed["inputs.data"])); err != nil {
-		t.Fatal(err)
-	}
-	stranger := e.Begin(t, plain)
-	e.Send(t, stranger, plain)
-	upTo(t, stranger, core.Ingress)
-	if err := owner.PutAsset(t.Context(), "application", coretest.Stream(coretest.Tar(t, sealed.Assets["application"]))); err != nil {
-		t.Fatal(err)
-	}
-	if first := <-m.began; first != "owner" {
-		t.Fatalf("%s ran first", first)
-	}
-	close(m.end["owner"])
-	if second := <-m.began; second != "stranger" {
-		t.Fatalf("%s ran second", second)
-	}
-	select {
-	case <-done(t, owner):
-	default:
-		t.Error("the stranger's application started before the owner's job was over")
-	}
-	close(m.end["stranger"])
-	if r, err := stranger.Result(t.Context()); err != nil || r.Outcome != receipt.Succeeded {
-		t.Errorf("%+v, %v", r, err)
+	if n, calls := len(m.began), e.NSM.Calls(); n > 0 || len(calls) > 0 {
+		t.Errorf("%d applications began, the NSM was asked %q", n, calls)
 	}
 }
 
