@@ -308,6 +308,37 @@ func TestUploadsThatAreRefusedEndTheJob(t *testing.T) {
 	}
 }
 
+// Room that a job claims for more makes no file of what is none.
+func TestWhatIsNoFileIsNotTakenForOne(t *testing.T) {
+	for rule, files := range map[string]map[string]string{
+		"nothing":            {},
+		"two files":          {"a": "1", "b": "2"},
+		"a file in a folder": {"a/b": "1"},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			e := allowing(t, writes(0))
+			s := coretest.Simple("job").Submission(t)
+			s.Assets[1].Entries = 10
+			job, err := e.Submit(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := job.Admission(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			err = job.PutAsset(t.Context(), "inputs.data", coretest.Stream(coretest.Tar(t, files)))
+			if is(t, err, core.ErrInvalid); err == nil || !strings.Contains(err.Error(), "inputs.data: claimed to be a file") {
+				t.Fatal(err)
+			}
+			if r, err := job.Result(t.Context()); err != nil || r.Outcome != receipt.Cancelled {
+				t.Errorf("%+v, %v", r, err)
+			}
+			nothing(t, job)
+			gone(t, e, "job")
+		})
+	}
+}
+
 func TestUploadsOutOfTurnDoNotEndTheJob(t *testing.T) {
 	e := allowing(t, writes(0))
 	spec := coretest.Simple("job", "allow")

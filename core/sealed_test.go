@@ -23,6 +23,7 @@ import (
 	"github.com/cloister-run/cloister/core/coretest"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/enclave/attest"
+	"github.com/cloister-run/cloister/enclave/envelope"
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -284,6 +285,10 @@ func TestAFrontThatDoesNotFitEndsTheJob(t *testing.T) {
 		"configuration":  {func(e *coretest.Enclave, _ *coretest.Job, _ *core.Submission) { e.Policies.Known["allow"] = picky }, "no such setting"},
 		"codes":          {func(e *coretest.Enclave, _ *coretest.Job, _ *core.Submission) { e.Policies.Known["allow"] = coded }, "codes"},
 		"unknown policy": {func(e *coretest.Enclave, _ *coretest.Job, _ *core.Submission) { delete(e.Policies.Known, "allow") }, "no policy"},
+		"limits of its own": {func(e *coretest.Enclave, j *coretest.Job, s *core.Submission) {
+			e.Seal(t, j, "inputs.data", "b", "allow", func(spec *envelope.Spec) { spec.Limits.MemoryBytes = 16 << 20 })
+			*s = j.Submission(t)
+		}, "asks for limits of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := allowing(t, writes(0))
@@ -553,26 +558,57 @@ func (l *login) Login(credentials []byte) (core.Unwrapper, error) {
 	return s, nil
 }
 
+// counting has an enclave count them.
+func counting() (*login, func(*core.Config)) {
+	l := &login{made: make(chan weak.Pointer[session], 1)}
+	return l, func(c *core.Config) { l.Keys, c.Keys = c.Keys, l }
+}
+
+// held reports whether anything holds the credentials that were sent.
+func (l *login) held() bool {
+	p := <-l.made
+	for range 10 {
+		runtime.GC()
+		if p.Value() == nil {
+			return false
+		}
+	}
+	return true
+}
+
 // When the application runs nothing holds the credentials any more.
 func TestCredentialsAreDroppedAfterUnsealing(t *testing.T) {
-	keys := &login{made: make(chan weak.Pointer[session], 1)}
-	var held *session
+	held := true
+	keys, count := counting()
 	e := allowing(t, coretest.Session{Run: func(_ context.Context, s *coretest.Running, task executor.Task) (executor.Result, error) {
-		p := <-keys.made
-		for range 10 {
-			runtime.GC()
-			if held = p.Value(); held == nil {
-				break
-			}
-		}
+		held = keys.held()
 		return executor.Result{}, errors.Join(s.Write("result.txt", ""), s.Log(task.Stdout, ""), s.Log(task.Stderr, ""))
-	}}, func(c *core.Config) {
-		keys.Keys, c.Keys = c.Keys, keys
-	})
+	}}, count)
 	_, r := e.Run(t, one(t, e, "job", "allow"))
-	if r.Outcome != receipt.Succeeded || held != nil {
-		t.Errorf("%+v; the credentials are still held: %v", r, held != nil)
+	if r.Outcome != receipt.Succeeded || held {
+		t.Errorf("%+v; the credentials are still held: %v", r, held)
 	}
+}
+
+// Nor does anything hold them of a job that ended before its last asset came, as long as it is kept.
+func TestCredentialsAreDroppedWhenAJobEndsEarly(t *testing.T) {
+	keys, count := counting()
+	e := allowing(t, writes(0), count)
+	job := e.Begin(t, one(t, e, "job", "allow"))
+	if _, over, err := job.Admission(t.Context()); over || err != nil {
+		t.Fatal(over, err)
+	}
+	if err := job.PutCredentials(t.Context(), []byte(coretest.Credentials)); err != nil {
+		t.Fatal(err)
+	}
+	job.Cancel()
+	if r, err := job.Result(t.Context()); err != nil || r.Outcome != receipt.Cancelled {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if keys.held() {
+		t.Error("the credentials are still held")
+	}
+	runtime.KeepAlive(job)
 }
 
 func TestCredentialsComeOnceAndWhereTheyAreNeeded(t *testing.T) {

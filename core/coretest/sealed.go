@@ -230,8 +230,8 @@ func OwnerKey(owner string) string {
 }
 
 // Seal seals an asset of a job for an owner with a policy of Policies. For the application the
-// command is the job's.
-func (e *Enclave) Seal(t testing.TB, j *Job, asset, owner, module string) {
+// command is the job's. What is sealed can be changed at last.
+func (e *Enclave) Seal(t testing.TB, j *Job, asset, owner, module string, change ...func(*envelope.Spec)) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range j.Assets[asset] {
@@ -255,6 +255,9 @@ func (e *Enclave) Seal(t testing.TB, j *Job, asset, owner, module string) {
 	if asset == "application" {
 		command := j.Spec.Command.Normal()
 		spec.Kind, spec.Command = jobspec.ApplicationKind, &command
+	}
+	for _, c := range change {
+		c(&spec)
 	}
 	var bundle bytes.Buffer
 	if _, err := envelope.Seal(t.Context(), &bundle, spec, source, []byte(module), e.Keys); err != nil {
