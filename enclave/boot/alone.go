@@ -29,7 +29,7 @@ func (p *profile) runAlone(ctx context.Context, console io.Writer) error {
 		return fmt.Errorf("boot: %w; the image's kernel may lack its driver", err)
 	}
 	ask := func(ctx context.Context) (time.Time, error) { return moduleTime(ctx, nsm) }
-	err = settle(ctx, nsm, ask)
+	err = settle(ctx, nsm, ask, beneath{machine.Seed, machine.SetClock})
 	if err != nil {
 		return errors.Join(fmt.Errorf("boot: %w", err), nsm.Close())
 	}
@@ -41,16 +41,22 @@ func (p *profile) runAlone(ctx context.Context, console io.Writer) error {
 	return errors.Join(group.Wait(), nsm.Close())
 }
 
+// beneath is what settles: the machine's generator and its clock.
+type beneath struct {
+	seed     func(context.Context, machine.Source) error
+	setClock func(time.Time) error
+}
+
 // settle comes before any key exists and before anything has a time: both are the module's.
-func settle(ctx context.Context, nsm attest.Device, ask func(context.Context) (time.Time, error)) error {
-	if err := machine.Seed(ctx, nsm); err != nil {
+func settle(ctx context.Context, nsm machine.Source, ask func(context.Context) (time.Time, error), m beneath) error {
+	if err := m.seed(ctx, nsm); err != nil {
 		return err
 	}
 	now, err := ask(ctx)
 	if err != nil {
 		return fmt.Errorf("asking the NSM for the time: %w", err)
 	}
-	return machine.SetClock(now)
+	return m.setClock(now)
 }
 
 // moduleTime is what the module's clock says. Its answer comes from the hypervisor, which needs no proof here.
@@ -66,10 +72,13 @@ func moduleTime(ctx context.Context, nsm attest.Attester) (time.Time, error) {
 // by way of the loopback device, nor another enclave.
 func (p *profile) listen() (net.Listener, error) {
 	if p.alone() {
-		return vsock.ListenPort(image.APIPort, func(cid uint32) bool { return cid == image.ParentCID })
+		return vsock.ListenPort(image.APIPort, admit)
 	}
 	return vsock.ListenUnix(image.Socket)
 }
+
+// admit says who may connect.
+func admit(cid uint32) bool { return cid == image.ParentCID }
 
 // door connects to the one way out.
 func (p *profile) door(ctx context.Context) (net.Conn, error) {

@@ -2,13 +2,17 @@ package boot_test
 
 import (
 	"context"
+	"errors"
 	"io"
+	"math"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cloister-run/cloister/enclave/boot"
+	"github.com/cloister-run/cloister/enclave/boot/machine"
 	"github.com/cloister-run/cloister/enclave/image"
 )
 
@@ -65,5 +69,56 @@ func TestAParentThatAnswersNoHeartbeatProperly(t *testing.T) {
 	stalls := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 	if err := boot.Beat(ctx, parent(t, stalls)); err == nil {
 		t.Error("a parent that stalls has an enclave come up")
+	}
+}
+
+// noModule is a module that settle only passes on.
+type noModule struct{}
+
+func (noModule) Random(context.Context, []byte) error { return nil }
+
+// The kernel has the module's entropy before anything has a time, and what fails keeps the rest from happening.
+func TestI2_TheMachineSettlesInOrder(t *testing.T) {
+	steps, no, now := []string{"seed", "time", "clock"}, errors.New("no"), time.Unix(1800000000, 0)
+	for _, fails := range append(steps, "") {
+		var did []string
+		step := func(name string) error {
+			did = append(did, name)
+			if name == fails {
+				return no
+			}
+			return nil
+		}
+		err := boot.Settle(t.Context(), noModule{},
+			func(context.Context) (time.Time, error) { return now, step("time") },
+			func(_ context.Context, from machine.Source) error {
+				if from != (noModule{}) {
+					t.Errorf("the entropy is %v's", from)
+				}
+				return step("seed")
+			},
+			func(set time.Time) error {
+				if !set.Equal(now) {
+					t.Errorf("the clock is set to %v", set)
+				}
+				return step("clock")
+			})
+		want := steps
+		if fails != "" {
+			want = steps[:slices.Index(steps, fails)+1]
+		}
+		if !slices.Equal(did, want) || (fails != "") != errors.Is(err, no) {
+			t.Errorf("%q fails: %q, %v", fails, did, err)
+		}
+	}
+}
+
+// The CIDs are those of vsock(7): the hypervisor's, this machine's, its host's; an enclave's parent has 3, and
+// enclaves of the same parent have others.
+func TestTheParentAloneIsAdmitted(t *testing.T) {
+	for cid, want := range map[uint32]bool{0: false, 1: false, 2: false, 3: true, 4: false, 16: false, 1<<16 | 3: false, math.MaxUint32: false} {
+		if boot.Admit(cid) != want {
+			t.Errorf("CID %d: admitted %v", cid, !want)
+		}
 	}
 }

@@ -1,6 +1,11 @@
 package boot
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/cloister-run/cloister/enclave/boot/machine"
+)
 
 // Steady is the clock that never runs backwards.
 func Steady(now func() time.Time) func() time.Time { return (&steady{now: now}).time }
@@ -12,7 +17,13 @@ var (
 	ParseMemory  = parseMemory
 	Beat         = beat
 	EveryUser    = everyUser
+	Admit        = admit
 )
+
+// Settle is settle, with what settles.
+func Settle(ctx context.Context, nsm machine.Source, ask func(context.Context) (time.Time, error), seed func(context.Context, machine.Source) error, setClock func(time.Time) error) error {
+	return settle(ctx, nsm, ask, beneath{seed, setClock})
+}
 
 // The rest of it.
 type Profile = profile

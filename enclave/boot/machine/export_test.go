@@ -4,9 +4,10 @@ package machine
 var (
 	LoadModules    = loadModules
 	ApplySettings  = applySettings
-	Settings       = settings
 	CheckGenerator = checkGenerator
 	SeedBy         = seed
+	SetClockBy     = setClock
+	KeepClockBy    = keepClock
 )
 
 // Sweep is one look at what PID 1 has to reap; next is for the one after.

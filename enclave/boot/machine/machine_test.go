@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,14 +43,29 @@ func TestAModuleThatTheKernelRefusesIsNamed(t *testing.T) {
 }
 
 func TestI8_TheKernelsSettingsAreApplied(t *testing.T) {
+	settings := map[string]string{
+		"kernel/modules_disabled":          "1",
+		"kernel/kexec_load_disabled":       "1",
+		"kernel/unprivileged_bpf_disabled": "1",
+		"kernel/dmesg_restrict":            "1",
+		"kernel/kptr_restrict":             "2",
+		"kernel/sysrq":                     "0",
+		"kernel/panic":                     "-1",
+		"kernel/panic_on_oops":             "1",
+		"kernel/print-fatal-signals":       "0",
+		"debug/exception-trace":            "0",
+		"vm/oom_dump_tasks":                "0",
+		"kernel/core_pattern":              "/dev/null",
+		"net/core/bpf_jit_harden":          "2",
+	}
 	dir := t.TempDir()
-	for name := range machine.Settings() {
+	for name := range settings {
 		file(t, filepath.Join(dir, name), "")
 	}
 	if err := machine.ApplySettings(dir); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"kernel/modules_disabled": "1", "kernel/kexec_load_disabled": "1", "debug/exception-trace": "0"} {
+	for name, want := range settings {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
@@ -59,12 +73,14 @@ func TestI8_TheKernelsSettingsAreApplied(t *testing.T) {
 	if err := machine.ApplySettings(t.TempDir()); err != nil {
 		t.Errorf("a kernel without them: %v", err)
 	}
-	full := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(full, "kernel/modules_disabled"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := machine.ApplySettings(full); err == nil {
-		t.Error("a setting that cannot be written is passed over")
+	for name := range settings {
+		full := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(full, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.ApplySettings(full); err == nil {
+			t.Errorf("%s cannot be written and is passed over", name)
+		}
 	}
 }
 
@@ -152,15 +168,4 @@ func TestOrphansAreReapedTheSecondTimeThatTheyAreSeen(t *testing.T) {
 		t.Errorf("somebody's own child was taken away: %v", err)
 	}
 	_ = orphan.Process.Release()
-}
-
-func TestAClockThatIsRightIsLeftAlone(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := machine.KeepClock(ctx, nil); err != nil {
-		t.Error(err)
-	}
-	if err := machine.SetClock(time.Now()); err != nil {
-		t.Errorf("a clock that is right: %v", err)
-	}
 }
