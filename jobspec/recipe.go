@@ -79,7 +79,9 @@ type ImageMetadata struct {
 }
 
 const (
-	maxCommandLine = 2047 // COMMAND_LINE_SIZE of x86, arch/x86/include/asm/setup.h, with the NUL
+	// maxCommandLine leaves half of what kernels take (COMMAND_LINE_SIZE is 2048, arch/x86/include/asm/setup.h and
+	// arch/arm64/include/uapi/asm/setup.h) to the hypervisor, which names devices behind it.
+	maxCommandLine = 1024
 	maxModules     = 64
 	maxReference   = 512
 	minImageMemory = 64 << 20
@@ -108,7 +110,7 @@ func recipeFormat() format {
 // recipeFile is the one table of the recipe's fields.
 func recipeFile() *shape {
 	host := func(doc string) *shape { return text(doc, "", maxHostPath) }
-	line := text("The kernel's command line.", "", maxCommandLine)
+	line := text("The kernel's command line. The enclave refuses to come up with another one.", "", maxCommandLine)
 	line.shown = defaultCommandLine
 	compress := text("How the ramdisks are compressed: `none` or `gzip`. The PCRs differ.", compressionPattern, maxName)
 	compress.shown = string(Uncompressed)
@@ -223,7 +225,7 @@ func (r *Recipe) rules(c *collector) {
 	r.modules(c)
 	r.root(c)
 	if message := textFault(r.CommandLine, maxCommandLine, oneLine); message != "" {
-		c.report("command_line", message, "write one short line")
+		c.report("command_line", message, "write one line of at most 1024 bytes: a kernel takes 2047, and the hypervisor adds words of its own")
 	}
 	if message := textFault(r.Metadata.Version, maxName, oneLine); message != "" {
 		c.report("metadata.version", message, "write a short one")

@@ -35,10 +35,12 @@ const (
 	// Modules are kernel modules, uncompressed, loaded in the order of their names ("00-virtio_mmio.ko"). An
 	// image whose kernel has everything built in has no such folder.
 	Modules = "modules"
+	// CommandLine is what the kernel of an image is started with, byte for byte. A local image has none.
+	CommandLine = "cmdline"
 )
 
 // An image that boots is two ramdisks, which the kernel unpacks over one another: the first holds Init and
-// Dir, the second Root.
+// Dir, the second Root and Executors. Package build says why.
 const (
 	// Init is what the kernel starts: a symbolic link to the daemon.
 	Init = "/init"

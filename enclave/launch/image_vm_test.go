@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/attest"
 	"github.com/cloister-run/cloister/enclave/client"
 	"github.com/cloister-run/cloister/enclave/devkit"
+	"github.com/cloister-run/cloister/enclave/image/eif"
 	"github.com/cloister-run/cloister/enclave/launch"
 	"github.com/cloister-run/cloister/enclave/proxy"
 )
@@ -167,5 +169,71 @@ func TestMachineOfADamagedImage(t *testing.T) {
 	})
 	if !errors.Is(err, launch.ErrStart) || !strings.Contains(err.Error(), "it is damaged") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestI5_MachineOfMovedBoundaries: an image whose command line begins a word later, which has become the end of the kernel,
+// has the registers of the genuine one. The kernel boots; the enclave does not come up.
+func TestI5_MachineOfMovedBoundaries(t *testing.T) {
+	dir := cache(t)
+	moved := filepath.Join(t.TempDir(), "moved.eif")
+	moveBoundary(t, filepath.Join(dir, "cloister.eif"), moved)
+	ca := newHome(t).CA()
+	v, err := launch.QEMU(t.Context(), launch.VMConfig{
+		Image: moved, QEMU: filepath.Join(dir, "qemu/run"),
+		NSM: func(pcrs attest.PCRSet) attest.Handler { return devkit.NewNSM(ca, pcrs, time.Now) },
+	})
+	if err == nil {
+		t.Fatal("it comes up", v.Stop())
+	}
+	if !errors.Is(err, launch.ErrStart) || !strings.Contains(err.Error(), "the kernel was not started with the command line of the image") {
+		t.Error(err)
+	}
+}
+
+// moveBoundary writes an image with the first word of its command line at the end of the kernel.
+func moveBoundary(t *testing.T, from, to string) {
+	t.Helper()
+	f, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := eif.Read(f, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	genuine, err := img.Measure(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := io.ReadAll(img.Data(img.Sections[slices.IndexFunc(img.Sections, func(s eif.Section) bool { return s.Kind == eif.CommandLine })]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	word := line[:bytes.IndexByte(line, ' ')+1]
+	var parts []eif.Part
+	for _, s := range img.Sections {
+		data := io.Reader(img.Data(s))
+		switch s.Kind {
+		case eif.Kernel:
+			data = io.MultiReader(data, bytes.NewReader(word))
+		case eif.CommandLine:
+			data = bytes.NewReader(line[len(word):])
+		}
+		parts = append(parts, eif.Part{Kind: s.Kind, Write: func(w io.Writer) error { _, err := io.Copy(w, data); return err }})
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	moved, err := eif.Write(t.Context(), out, eif.Spec{Memory: img.Memory, CPUs: img.CPUs}, parts)
+	if err != nil || moved != genuine {
+		t.Fatalf("%v; it measures as %v instead of %v", err, moved, genuine)
 	}
 }

@@ -8,6 +8,8 @@ var (
 	SeedBy         = seed
 	SetClockBy     = setClock
 	KeepClockBy    = keepClock
+
+	CheckCommandLine = checkCommandLine
 )
 
 // Sweep is one look at what PID 1 has to reap; next is for the one after.

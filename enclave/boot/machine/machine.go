@@ -58,6 +58,9 @@ func comeUp() error {
 			return fmt.Errorf("mounting %s at %s: %w; the kernel may lack it", p.kind, p.at, err)
 		}
 	}
+	if err := checkCommandLine(startedWith, filepath.Join(image.Dir, image.CommandLine)); err != nil {
+		return err
+	}
 	if err := loadModules(filepath.Join(image.Dir, image.Modules)); err != nil {
 		return err
 	}

@@ -1,8 +1,8 @@
 // Package build makes an enclave image of what a recipe names.
 //
 // It owns what is where in an image's ramdisks, beside package image, which owns the paths. The first ramdisk
-// is what boots: the daemon as init, its walls, executors, modules and profile; the second is the root file
-// system of executors. What is written depends on the recipe and on the content of what it names alone: not on
+// is what boots: the daemon as init, its walls, modules and profile; the second is executors and their root file
+// system. What is written depends on the recipe and on the content of what it names alone: not on
 // where that is, when it was made, by whom, nor on the machine. It never runs what it packs.
 package build
 
@@ -64,7 +64,8 @@ func Open(ctx context.Context, r *jobspec.Recipe, dir string) (_ *Plan, err erro
 		}
 	}()
 	p.openKernel()
-	unavailable := p.openRoot(ctx, p.openBoot(ctx))
+	etc, executors := p.openBoot(ctx)
+	unavailable := p.openRoot(ctx, etc, executors)
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -114,7 +115,8 @@ func (p *Plan) Write(ctx context.Context, to io.WriteSeeker, sign func(eif.PCR) 
 		{Kind: eif.Kernel, Write: p.writeKernel},
 		eif.Bytes(eif.CommandLine, []byte(p.recipe.CommandLine)),
 		eif.Bytes(eif.Metadata, metadata), // where AWS's tools have it
-		p.ramdisk(ctx, p.first), p.ramdisk(ctx, p.second),
+		p.ramdisk(func(w io.Writer) error { return ramdisk.WriteInOrder(ctx, w, p.first) }),
+		p.ramdisk(func(w io.Writer) error { return ramdisk.Write(ctx, w, p.second) }),
 	})
 }
 
@@ -128,15 +130,15 @@ func (p *Plan) writeKernel(w io.Writer) error {
 	return err
 }
 
-// ramdisk is a section. What is compressed carries no name and no time, and is the work of a library that
+// ramdisk is a section with an archive. What is compressed carries no name and no time, and is the work of a library that
 // go.mod pins: that of Go may compress otherwise in its next version.
-func (p *Plan) ramdisk(ctx context.Context, entries []ramdisk.Entry) eif.Part {
+func (p *Plan) ramdisk(archive func(io.Writer) error) eif.Part {
 	return eif.Part{Kind: eif.Ramdisk, Write: func(w io.Writer) error {
 		if p.recipe.Compress != jobspec.Gzip {
-			return ramdisk.Write(ctx, w, entries)
+			return archive(w)
 		}
 		z := gzip.NewWriter(w)
-		return errors.Join(ramdisk.Write(ctx, z, entries), z.Close())
+		return errors.Join(archive(z), z.Close())
 	}}
 }
 

@@ -116,19 +116,21 @@ func mode(m uint32) string {
 	return string([]byte{'0' + byte(m>>9), '0' + byte(m>>6&7), '0' + byte(m>>3&7), '0' + byte(m&7)})
 }
 
-// TestWhatIsInAnImage is docs/enclave-image.md: what boots is in the first ramdisk, the executors' root in the
-// second, and the enclave's /etc over that of the root.
+// TestWhatIsInAnImage is docs/enclave-image.md: what boots is in the first ramdisk, the daemon first and the command line
+// last; executors and their root are in the second, with the enclave's /etc over that of the root.
 func TestWhatIsInAnImage(t *testing.T) {
 	raw, _ := built(t, buildtest.Inputs(t, t.TempDir()))
 	want := [][]string{{
-		"folder 0755 cloister", "file 0755 cloister/cloisterd", "folder 0755 cloister/executors", "file 0755 cloister/executors/cloister-executor",
-		"folder 0755 cloister/executors/python", "file 0644 cloister/executors/python/manifest.json: {}\n",
+		"folder 0755 cloister", "file 0755 cloister/cloisterd", "symbolic link 0777 init -> cloister/cloisterd",
+		"folder 1777 tmp", "folder 0755 rootfs", "folder 0755 dev", "character device 0600 dev/console", "character device 0666 dev/null",
+		"folder 0755 proc", "folder 0755 sys", "folder 0755 run", "folder 0755 run/cloister",
+		"folder 0755 var", "folder 0755 var/lib", "folder 0755 var/lib/cloister",
 		"folder 0755 cloister/modules", "file 0644 cloister/modules/00-rng_core.ko", "file 0644 cloister/modules/01-nsm.ko",
 		"file 0755 cloister/policy", `file 0644 cloister/profile.json: {"realm": "test", "listen": "vsock"}` + "\n", "file 0755 cloister/walls",
-		"folder 0755 dev", "character device 0600 dev/console", "character device 0666 dev/null", "symbolic link 0777 init -> cloister/cloisterd",
-		"folder 0755 proc", "folder 0755 rootfs", "folder 0755 run", "folder 0755 run/cloister", "folder 0755 sys", "folder 1777 tmp",
-		"folder 0755 var", "folder 0755 var/lib", "folder 0755 var/lib/cloister",
+		"file 0644 cloister/cmdline: " + commandLine,
 	}, {
+		"folder 0755 cloister", "folder 0755 cloister/executors", "file 0755 cloister/executors/cloister-executor",
+		"folder 0755 cloister/executors/python", "file 0644 cloister/executors/python/manifest.json: {}\n",
 		"folder 0755 rootfs", "symbolic link 0777 rootfs/bin -> usr/bin", "folder 0755 rootfs/etc",
 		"file 0644 rootfs/etc/hosts: 127.0.0.1 localhost\n", "file 0644 rootfs/etc/os-release: ID=test\n",
 		"file 0644 rootfs/etc/passwd: root:x:0:0::/:/sbin/nologin\n", "folder 0755 rootfs/usr", "folder 0755 rootfs/usr/bin",
@@ -143,7 +145,7 @@ func TestWhatIsInAnImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := io.ReadAll(img.Data(img.Sections[1]))
-	if err != nil || string(line) != "console=ttyS0 quiet" || img.ARM || img.Memory != 4<<30 || img.CPUs != 2 {
+	if err != nil || string(line) != commandLine || img.ARM || img.Memory != 4<<30 || img.CPUs != 2 {
 		t.Errorf("%q, %v, %+v", line, err, img)
 	}
 }
@@ -161,11 +163,15 @@ func TestI10_TheSameInputsGiveTheSameImage(t *testing.T) {
 			if !bytes.Equal(first, second) || pcrs != again {
 				t.Error("the images differ")
 			}
-			if err := os.WriteFile(filepath.Join(other, "root/usr/lib/data"), []byte("e"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if _, changed := built(t, filepath.Join(other, "image.yaml"), change...); changed.PCR1 != pcrs.PCR1 || changed.PCR2 == pcrs.PCR2 {
-				t.Error("a file of the root that is another moves PCR2 and nothing of PCR1")
+			for _, file := range []string{"root/usr/lib/data", "enclave/executors/python/manifest.json"} {
+				if err := os.WriteFile(filepath.Join(other, file), []byte("e"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				_, changed := built(t, filepath.Join(other, "image.yaml"), change...)
+				if changed.PCR1 != pcrs.PCR1 || changed.PCR2 == pcrs.PCR2 || changed.PCR2 == again.PCR2 {
+					t.Errorf("%s that is another moves PCR2 and nothing of PCR1", file)
+				}
+				again = changed
 			}
 		})
 	}
@@ -266,6 +272,15 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 		"a daemon that needs a loader": {nil, put("enclave/cloisterd", buildtest.Dynamic(elf.EM_X86_64)), "enclave", "cloisterd needs a dynamic loader"},
 		"a daemon that is a script":    {nil, put("enclave/cloisterd", []byte("#!/bin/sh\n")), "enclave", "cloisterd is no executable"},
 		"a daemon that may not run":    {nil, func(dir string) error { return os.Chmod(dir+"/enclave/cloisterd", 0o644) }, "enclave", "may not be executed"},
+		"executors that are a link": {nil, func(dir string) error {
+			return errors.Join(os.Rename(dir+"/enclave/executors", dir+"/executors"), os.Symlink("../executors", dir+"/enclave/executors"))
+		}, "enclave", "executors is a symbolic link"},
+		"a daemon that is a link": {nil, func(dir string) error {
+			return errors.Join(os.Rename(dir+"/enclave/cloisterd", dir+"/enclave/executors/x"), os.Symlink("executors/x", dir+"/enclave/cloisterd"))
+		}, "enclave", "cloisterd is a symbolic link"},
+		"what is no part of it":        {nil, put("enclave/model.bin", []byte("x")), "enclave", `"model.bin", which is no part`},
+		"modules in the folder":        {nil, func(dir string) error { return os.Mkdir(dir+"/enclave/modules", 0o755) }, "enclave", `"modules", which is no part`},
+		"a command line in the folder": {nil, put("enclave/cmdline", []byte("x")), "enclave", `"cmdline", which is no part`},
 		"roots without a certificate":  {[]string{"profile:", "roots: image.yaml\nprofile:"}, nothing, "roots", "holds no certificate"},
 		"no root":                      {nil, remove("root"), "root.folder", "no such file"},
 		"a root with a FIFO":           {nil, func(dir string) error { return unix.Mkfifo(dir+"/root/etc/pipe", 0o600) }, "root.folder", `"etc/pipe" is a FIFO`},

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"debug/elf"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -129,26 +130,28 @@ func (p *Plan) folder(ctx context.Context, at, name string) *rootfs.Tree {
 	return t
 }
 
-// openBoot lays out the first ramdisk, and gives what the enclave's folder has for the executors' /etc.
-func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
+// openBoot lays out the first ramdisk, and gives what the enclave's folder has for the second: the executors, and
+// what is for their /etc.
+func (p *Plan) openBoot(ctx context.Context) (etc, executors []ramdisk.Entry) {
 	r := p.recipe
 	t := p.folder(ctx, "enclave", r.Enclave)
 	if t == nil {
-		return nil
+		return nil, nil
 	}
 	p.taken["enclave"] = t.Entries("")
 	for _, e := range p.taken["enclave"] {
-		if strings.HasPrefix(e.Name, image.Etc+"/") {
+		switch top, _, below := strings.Cut(e.Name, "/"); {
+		case top == image.Etc && below:
 			etc = append(etc, e)
+		case top == image.Executors:
+			executors = append(executors, e)
 		}
 	}
+	p.checkParts(p.taken["enclave"])
 	put := func(at, name string, n *ramdisk.Node) {
 		if err := t.Put(name, n); err != nil {
 			p.blame(at, r.Enclave, err)
 		}
-	}
-	if err := t.Remove(image.Etc); err != nil {
-		p.blame("enclave", r.Enclave, err)
 	}
 	if r.Profile != "" {
 		put("profile", image.Profile, content(p.read("profile", r.Profile)))
@@ -163,16 +166,54 @@ func (p *Plan) openBoot(ctx context.Context) (etc []ramdisk.Entry) {
 		p.modules = append(p.modules, m.Name)
 	}
 	p.checkBoot(t)
-	p.first = layFirst(t)
-	return etc
+	for _, second := range []string{image.Etc, image.Executors} {
+		if err := t.Remove(second); err != nil {
+			p.blame("enclave", r.Enclave, err)
+		}
+	}
+	p.first = layFirst(t, r.CommandLine)
+	return etc, executors
 }
 
-func (p *Plan) readRoots() []byte {
-	data := p.read("roots", p.recipe.Roots)
-	if data != nil && !x509.NewCertPool().AppendCertsFromPEM(data) {
-		p.report("roots", "name certificates in PEM", "%q holds no certificate", p.recipe.Roots)
+// checkParts reports what is no part of an enclave's folder. The first ramdisk holds what is Cloister's alone.
+func (p *Plan) checkParts(entries []ramdisk.Entry) {
+	parts := map[string]ramdisk.Kind{
+		image.Daemon: ramdisk.File, image.Walls: ramdisk.File, image.PolicyWorker: ramdisk.File, image.Profile: ramdisk.File,
+		image.Roots: ramdisk.File, image.Executors: ramdisk.Folder, image.Etc: ramdisk.Folder,
 	}
-	return data
+	for _, e := range entries {
+		switch kind, known := parts[e.Name]; {
+		case strings.Contains(e.Name, "/"):
+		case !known:
+			p.report("enclave", "take it out: executors and what they need go into "+image.Executors+"/, all else into the root",
+				"%q holds %q, which is no part of an enclave", p.recipe.Enclave, e.Name)
+		case e.Kind != kind:
+			p.report("enclave", madeBy, "%q: %s is a %s, and not a %s", p.recipe.Enclave, e.Name, e.Kind, kind)
+		}
+	}
+}
+
+// readRoots reads certificates. What stands between them is left behind: the first ramdisk has no room for anything
+// that nobody reads.
+func (p *Plan) readRoots() []byte {
+	const at = "roots"
+	data := p.read(at, p.recipe.Roots)
+	if data == nil {
+		return nil
+	}
+	var roots []byte
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			p.report(at, "name certificates in PEM, and nothing else", "%q: %v", p.recipe.Roots, err)
+			continue
+		}
+		roots = append(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	if roots == nil {
+		p.report(at, "name certificates in PEM", "%q holds no certificate", p.recipe.Roots)
+	}
+	return roots
 }
 
 func (p *Plan) readModules(ctx context.Context) []kernel.Module {
@@ -283,8 +324,8 @@ func unfit(n *ramdisk.Node, arm bool) string {
 	return ""
 }
 
-// openRoot lays out the second ramdisk: the root, and etc over its own. It returns what is nobody's fault here.
-func (p *Plan) openRoot(ctx context.Context, etc []ramdisk.Entry) error {
+// openRoot lays out the second ramdisk: executors, the root, and etc over its own. It returns what is nobody's fault here.
+func (p *Plan) openRoot(ctx context.Context, etc, executors []ramdisk.Entry) error {
 	at, name, t, err := p.source(ctx)
 	if errors.Is(err, rootfs.ErrUnavailable) {
 		return err
@@ -299,7 +340,10 @@ func (p *Plan) openRoot(ctx context.Context, etc []ramdisk.Entry) error {
 		p.blame(at, name, err)
 		return nil
 	}
-	p.second = laySecond(t)
+	p.second = laySecond(t, executors)
+	if name, found := shadowing(p.second); found {
+		p.report(at, "", "%q: %q would take the place of something that boots", p.recipe.Enclave, name)
+	}
 	return nil
 }
 

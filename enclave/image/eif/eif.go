@@ -77,7 +77,7 @@ type Image struct {
 	ARM bool
 	// Memory and CPUs are what it asks for by default; whoever starts it may give more. Not attested.
 	Memory, CPUs uint64
-	// Sections are in the order of the file: one kernel, one command line, ramdisks, and at most one
+	// Sections are in the order of the file: one kernel, one command line and ramdisks, in this order, and at most one
 	// signature and one metadata.
 	Sections []Section
 	// CRC is what the file says that its CRC-32 is; [Image.Measure] compares it.
@@ -188,6 +188,22 @@ func (img *Image) check() error {
 		return refuse("it has %d signatures; at most one is allowed", count[Signature])
 	case count[Metadata] > 1:
 		return refuse("it has %d metadata; at most one is allowed", count[Metadata])
+	}
+	return img.checkOrder()
+}
+
+// checkOrder holds what is measured against the order in which AWS's tool writes it. What is measured has no lengths, so
+// that in another order it could be divided otherwise: a ramdisk that ends early goes on in the next one.
+func (img *Image) checkOrder() error {
+	last := Kernel
+	for _, s := range img.Sections {
+		switch {
+		case s.Kind != Kernel && s.Kind != CommandLine && s.Kind != Ramdisk:
+		case s.Kind < last:
+			return refuse("a %s follows a %s; the order is kernel, command line, ramdisks", s.Kind, last)
+		default:
+			last = s.Kind
+		}
 	}
 	return nil
 }

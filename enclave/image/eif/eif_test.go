@@ -149,6 +149,8 @@ func TestReadRefuses(t *testing.T) {
 		{"two signatures", more(4, 4), "2 signatures"},
 		{"two metadata", more(5, 5), "2 metadata"},
 		{"no kernel", put16(548, 3), "0 kernels"},
+		{"a command line behind a ramdisk", func(b []byte) []byte { return put16(582, 2)(put16(566, 3)(b)) }, "a command line follows a ramdisk"},
+		{"a kernel behind the command line", func(b []byte) []byte { return put16(566, 1)(put16(548, 2)(b)) }, "a kernel follows a command line"},
 	} {
 		_, err := read(test.change(small(t)))
 		if wrong, ok := errors.AsType[*eif.Error](err); !ok || !strings.Contains(wrong.Reason, test.want) {

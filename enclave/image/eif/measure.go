@@ -16,7 +16,9 @@ type PCR [sha512.Size384]byte
 func (p PCR) String() string { return hex.EncodeToString(p[:]) }
 
 // PCRs are what a Nitro hypervisor measures an image as (AWS, "Cryptographic attestation"): PCR0 the kernel,
-// the command line and all ramdisks, PCR1 the same with the first ramdisk alone, PCR2 the other ramdisks.
+// the command line and all ramdisks, PCR1 the same with the first ramdisk alone, PCR2 the other ramdisks. They are
+// hashes of the sections' data one after the other, without lengths: images whose boundaries differ inside of
+// what one register covers measure alike. Package build says what an image does about it.
 type PCRs struct{ PCR0, PCR1, PCR2 PCR }
 
 // chunk is how much of a file is hashed at a time; buffered is how many chunks wait for one hash at most.

@@ -115,6 +115,25 @@ func TestI10_TheOrderOfEntriesDoesNotCount(t *testing.T) {
 	}
 }
 
+func TestAnOrderIsKept(t *testing.T) {
+	entries := []ramdisk.Entry{{Name: "z", Node: folder()}, {Name: "z/b", Node: file("1")}, {Name: "a", Node: file("2")}}
+	var b bytes.Buffer
+	if err := ramdisk.WriteInOrder(t.Context(), &b, entries); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{`1/1 folder 755 "z" "" 0:0`, `2/1 file 644 "z/b" "1" 0:0`, `3/1 file 644 "a" "2" 0:0`}
+	if lines, err := listed(b.Bytes(), 1<<20); err != nil || !slices.Equal(lines, want) {
+		t.Errorf("%q, %v", lines, err)
+	}
+	for rule, wrong := range map[string][]ramdisk.Entry{
+		"in no folder": {entries[1], entries[0]}, "twice": {entries[2], entries[0], entries[2]},
+	} {
+		if err := ramdisk.WriteInOrder(t.Context(), io.Discard, wrong); err == nil || !strings.Contains(err.Error(), rule) {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+}
+
 func TestWriteRefuses(t *testing.T) {
 	node := folder()
 	long := strings.Repeat("d/", 2047)

@@ -13,21 +13,27 @@ import (
 // chunk is how much is handed on at a time: what comes after hashes it, and takes a copy.
 const chunk = 1 << 20
 
-// Write writes an archive of entries, in whatever order they come: sorted by name, owned by 0:0, with times
-// of zero and inodes that count from 1. The content of a file with several names stands under the first of
-// them: the kernel fills the file there and links the others to it (init/initramfs.c, maybe_link).
-//
-// Every folder above an entry must be an entry. It takes memory for the names, and a chunk for content. An
-// error leaves a part of an archive; what is wrong with entries is an [*Error], told before anything is written.
+// Write writes an archive of entries, in whatever order they come: sorted by name, and else as [WriteInOrder] does.
 func Write(ctx context.Context, to io.Writer, entries []Entry) error {
-	sorted := slices.SortedFunc(slices.Values(entries), func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
-	names, err := check(sorted)
+	return WriteInOrder(ctx, to, slices.SortedFunc(slices.Values(entries), byName))
+}
+
+func byName(a, b Entry) int { return cmp.Compare(a.Name, b.Name) }
+
+// WriteInOrder writes an archive of entries in the order in which they come: owned by 0:0, with times of zero and
+// inodes that count from 1. The content of a file with several names stands under the first of them: the kernel
+// fills the file there and links the others to it (init/initramfs.c, maybe_link).
+//
+// Every folder above an entry must be an entry before it. It takes memory for the names, and a chunk for content. An
+// error leaves a part of an archive; what is wrong with entries is an [*Error], told before anything is written.
+func WriteInOrder(ctx context.Context, to io.Writer, entries []Entry) error {
+	names, err := check(entries)
 	if err != nil {
 		return err
 	}
 	w := &writer{ctx: ctx, to: to, chunk: make([]byte, 0, chunk)}
 	inodes := map[*Node]uint32{}
-	for _, e := range sorted {
+	for _, e := range entries {
 		inode, again := inodes[e.Node]
 		if !again {
 			inode = uint32(len(inodes) + 1)
@@ -43,14 +49,17 @@ func Write(ctx context.Context, to io.Writer, entries []Entry) error {
 }
 
 // check counts the names of every node.
-func check(sorted []Entry) (map[*Node]int, error) {
-	if len(sorted) > MaxEntries {
-		return nil, refuse("%d entries; %d are allowed", len(sorted), MaxEntries)
+func check(entries []Entry) (map[*Node]int, error) {
+	if len(entries) > MaxEntries {
+		return nil, refuse("%d entries; %d are allowed", len(entries), MaxEntries)
+	}
+	if name, found := twice(entries); found {
+		return nil, refuse("%q is there twice", name)
 	}
 	names := map[*Node]int{}
 	bytes := 0
 	folders := map[string]bool{".": true}
-	for i, e := range sorted {
+	for _, e := range entries {
 		if err := CheckName(e.Name); err != nil {
 			return nil, err
 		}
@@ -58,10 +67,8 @@ func check(sorted []Entry) (map[*Node]int, error) {
 		switch {
 		case bytes > MaxNames:
 			return nil, refuse("names and links of over %d MiB", MaxNames>>20)
-		case i > 0 && sorted[i-1].Name == e.Name:
-			return nil, refuse("%q is there twice", e.Name)
 		case !folders[path.Dir(e.Name)]:
-			return nil, refuse("%q is in no folder of the archive", e.Name)
+			return nil, refuse("%q is in no folder of the archive, or before it", e.Name)
 		case e.Mode > 0o7777:
 			return nil, refuse("%q: mode %#o is none", e.Name, e.Mode)
 		case names[e.Node] > 0 && e.Kind != File:
@@ -85,6 +92,21 @@ func check(sorted []Entry) (map[*Node]int, error) {
 		names[e.Node]++
 	}
 	return names, nil
+}
+
+// twice finds a name that two entries have.
+func twice(entries []Entry) (name string, found bool) {
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name
+	}
+	slices.Sort(names)
+	for i := 1; i < len(names); i++ {
+		if names[i-1] == names[i] {
+			return names[i], true
+		}
+	}
+	return "", false
 }
 
 // writer gathers what is written in chunks. The first error of what it writes to stays.
