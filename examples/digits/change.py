@@ -29,10 +29,10 @@ def last_ramdisk(image):
 
 
 def change(image):
-    """Changes a letter of a comment in a module of Python that no job imports, or else a byte in the middle."""
+    """Changes a letter of a comment, a line of its own in a module of Python, or else a byte in the middle."""
     begin, end = last_ramdisk(image)
-    at = image.find(b"# ", (begin + end) // 2, end)
-    at = (begin + end) // 2 if at < 0 else at + 2
+    at = image.find(b"\n# ", (begin + end) // 2, end)
+    at = (begin + end) // 2 if at < 0 else at + 3
     image[at] ^= 0x01
     struct.pack_into(">I", image, CRC_AT, zlib.crc32(image[CRC_AT + 4:], zlib.crc32(image[:CRC_AT])))
     return at

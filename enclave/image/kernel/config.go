@@ -50,7 +50,7 @@ type option struct {
 	module string
 }
 
-// Lacks says what a kernel does not have that an enclave on EC2 needs.
+// Lacks says what a kernel does not have that an enclave on EC2 needs, and what it has that keeps one from coming up.
 func (c Config) Lacks(use Use) []string {
 	options := []option{
 		{"BLK_DEV_INITRD", "it unpacks no ramdisk, and so finds no init", ""},
@@ -82,5 +82,17 @@ func (c Config) Lacks(use Use) []string {
 			lacks = append(lacks, fmt.Sprintf("the kernel lacks CONFIG_%s: %s", o.name, o.why))
 		}
 	}
+	if c.ownLine(use.ARM) {
+		lacks = append(lacks, "the kernel has a command line of its own, CONFIG_CMDLINE: the enclave does not come up with another one than the image's")
+	}
 	return lacks
+}
+
+// ownLine says whether the kernel runs with words that nobody gave it (arch/x86/Kconfig and arch/arm64/Kconfig). One for arm64
+// that is not forced is for who gives none.
+func (c Config) ownLine(arm bool) bool {
+	if arm {
+		return c["CMDLINE_FORCE"] == "y" || c["CMDLINE_EXTEND"] == "y"
+	}
+	return c["CMDLINE_BOOL"] == "y" && strings.Trim(c["CMDLINE"], `"`) != ""
 }

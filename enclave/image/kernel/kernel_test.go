@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io/fs"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -287,6 +288,23 @@ func TestLacks(t *testing.T) {
 		}
 		if lacks := c.Lacks(use); len(lacks) != 1 || !strings.Contains(lacks[0], "lacks CONFIG_"+option+":") {
 			t.Errorf("%s: %q", option, lacks)
+		}
+	}
+	for rule, test := range map[string]struct {
+		arm     bool
+		options kernel.Config
+		own     bool
+	}{
+		"none on x86_64":         {false, kernel.Config{"CMDLINE_BOOL": "y", "CMDLINE": `""`}, false},
+		"one on x86_64":          {false, kernel.Config{"CMDLINE_BOOL": "y", "CMDLINE": `"quiet"`}, true},
+		"a default one on arm64": {true, kernel.Config{"CMDLINE": `"quiet"`, "CMDLINE_FROM_BOOTLOADER": "y"}, false},
+		"one on arm64":           {true, kernel.Config{"CMDLINE": `"quiet"`, "CMDLINE_FORCE": "y"}, true},
+	} {
+		c := maps.Clone(all)
+		maps.Copy(c, test.options)
+		lacks := c.Lacks(kernel.Use{ARM: test.arm, Modules: []string{"nsm"}})
+		if test.own != (len(lacks) == 1 && strings.Contains(lacks[0], "CONFIG_CMDLINE:")) || len(lacks) > 1 {
+			t.Errorf("%s: %q", rule, lacks)
 		}
 	}
 	delete(all, "VIRTIO_MMIO_CMDLINE_DEVICES")
