@@ -304,3 +304,12 @@ func TestBuildingCanBeCancelled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What pip says of the machine is not blamed on the requirements.
+func TestAFullDiskIsSaid(t *testing.T) {
+	err := environment.Explain("Saved ./a.whl\nERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n")
+	wrong, ok := errors.AsType[*environment.Error](err)
+	if !ok || !strings.Contains(wrong.Reason, "No space left") || !strings.Contains(wrong.Hint, "TMPDIR") {
+		t.Errorf("%+v", wrong)
+	}
+}

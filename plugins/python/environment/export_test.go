@@ -13,3 +13,6 @@ func Unpack(ctx context.Context, dir, wheel, digest string, bytes int64, files i
 	_, _, err = u.wheel(ctx, wheel, map[string]bool{digest: true})
 	return err
 }
+
+// Explain is what is made of what pip says.
+func Explain(said string) error { return explain(said) }
