@@ -66,6 +66,9 @@ func (a *app) diffImages(ctx context.Context, before, after string) error {
 
 func (a *app) printImageDiff(d *diff.Report) {
 	w := a.stdout
+	if d.Recut {
+		say(w, "RECUT     PCR0 to PCR2 are the same, AND YET IT BOOTS OTHERWISE: the same bytes are cut into other sections\n")
+	}
 	for _, i := range d.PCRs {
 		say(w, "PCR%d      differs\n", i)
 	}

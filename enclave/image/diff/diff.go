@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/cloister-run/cloister/enclave/image/eif"
 )
@@ -24,7 +25,11 @@ const Most = 1000
 type Report struct {
 	// PCRs are the indices of those registers that differ, of 0, 1, 2 and 8.
 	PCRs []int `json:"pcrs"`
-	// Measured are the changes that move them; Claims those of what is not measured.
+	// Recut says that none of PCR0 to PCR2 differs, and that yet the images boot otherwise. These are over kernel,
+	// command line and ramdisks one after the other, without the length of any: the same bytes can be cut into another
+	// kernel, another command line and other ramdisks.
+	Recut bool `json:"recut"`
+	// Measured are the changes that move registers, if not Recut; Claims those of what is not measured.
 	Measured []Change `json:"measured"`
 	Claims   []Change `json:"claims"`
 	// Files are changes of files; Others counts those that are not listed.
@@ -71,6 +76,7 @@ func Images(ctx context.Context, before, after *eif.Image) (*Report, error) {
 			}
 		}
 	}
+	c.found.Recut = len(c.found.Measured) > 0 && !slices.ContainsFunc(c.found.PCRs, func(i int) bool { return i < 8 }) // 8 is a publisher's
 	return c.found, nil
 }
 

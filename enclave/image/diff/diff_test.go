@@ -2,8 +2,10 @@ package diff_test
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -144,7 +146,7 @@ func TestWhichFilesDiffer(t *testing.T) {
 
 func TestTheSameFilesPackedOtherwise(t *testing.T) {
 	disk := files(t, map[string]string{"a": "1"})
-	for rule, other := range map[string][]byte{"gzip": zipped(disk), "padding": append(bytes.Clone(disk), 0, 0, 0, 0), "in two archives": slices.Concat(files(t, map[string]string{"a": "0"}), disk)} {
+	for rule, other := range map[string][]byte{"gzip": zipped(disk), "padding": append(bytes.Clone(disk), 0, 0, 0, 0), "behind another archive": slices.Concat(files(t, nil), disk)} {
 		r := between(t, spec{first: disk}, spec{first: other})
 		if r.Same() || len(r.Files) > 0 || len(r.Measured) != 2 || !strings.Contains(r.Measured[1].What, "ramdisk 0 has the same files") {
 			t.Errorf("%s: %+v", rule, r)
@@ -171,7 +173,103 @@ func TestManyDifferences(t *testing.T) {
 	}
 }
 
-// Names of one file share its content, wherever that stands.
+// entry is one as it stands in an archive; its kind is a file's unless it says otherwise.
+type entry struct {
+	name, content string
+	kind          ramdisk.Kind
+	inode, names  int
+}
+
+// archive is one of any entries, whatever the kernel makes of them.
+func archive(entries ...entry) []byte {
+	var b bytes.Buffer
+	for _, e := range append(entries, entry{name: "TRAILER!!!"}) {
+		kind := cmp.Or(e.kind, ramdisk.File)
+		_, _ = fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%s%08x%08x", e.inode, uint32(kind)|0o755, 0, 0, max(e.names, 1), 0, len(e.content),
+			strings.Repeat("0", 32), len(e.name)+1, 0)
+		for _, part := range []string{e.name + "\x00", e.content} {
+			b.WriteString(part)
+			b.Write(make([]byte, -b.Len()&3))
+		}
+	}
+	return b.Bytes()
+}
+
+// Two images that boot otherwise never "have the same files": each row holds what the kernel makes another daemon of.
+func TestNoArchivePassesForAnother(t *testing.T) {
+	dir, evil, good := entry{name: "cloister", kind: ramdisk.Folder}, entry{name: "cloister/cloisterd", content: "evil"}, entry{name: "cloister/cloisterd", content: "good"}
+	x := entry{name: "x", kind: ramdisk.Folder}
+	named := func(e entry, name string) entry { e.name = name; return e }
+	linked := func(e entry, name string) entry { e.name, e.inode, e.names = name, 7, 2; return e }
+	folded := archive(dir, good)
+	for rule, test := range map[string]struct {
+		honest, forged []byte
+		want           string
+	}{
+		"a name through a folder that is not there": {folded, archive(dir, evil, named(good, "absent/../cloister/cloisterd")), "no plain path"},
+		"a name that ends in a slash":               {folded, archive(dir, evil, named(good, "cloister/cloisterd/")), "no plain path"},
+		"a name twice":                              {folded, archive(dir, evil, good), "more than once"},
+		"a name twice, with a slash in front":       {folded, archive(dir, evil, named(good, "/cloister/cloisterd")), "more than once"},
+		"a name in no folder":                       {folded, archive(good, dir), "in no folder"},
+		"a link that becomes a folder": {
+			archive(x, named(good, "x/m"), named(x, "y"), named(good, "y/m")),
+			archive(x, named(good, "x/m"), entry{name: "y", kind: ramdisk.Symlink, content: "x"}, named(evil, "y/m"), named(x, "y"), named(good, "y/m")),
+			"in no folder",
+		},
+		"a folder that is left out":  {archive(x), archive(named(x, "x"), entry{name: "z", kind: ramdisk.Folder, content: "x"}), "is left out"},
+		"a device that is another's": {archive(x), archive(entry{name: "d", kind: ramdisk.Device, names: 2}), "with 2 names"},
+	} {
+		r := between(t, spec{first: test.honest}, spec{first: test.forged})
+		if len(r.Measured) != 2 || !strings.Contains(r.Measured[1].What, "holds what the kernel does not unpack as it reads") || !strings.Contains(r.Measured[1].After, test.want) || r.Measured[1].Before != "" {
+			t.Errorf("%s: %+v", rule, r)
+		}
+		r = between(t, spec{first: test.forged}, spec{first: slices.Concat(test.forged, files(t, nil))})
+		if len(r.Measured) != 2 || strings.Contains(r.Measured[1].What, "the same files") {
+			t.Errorf("%s, against itself: %+v", rule, r)
+		}
+	}
+	// Behind a trailer an inode is another one, and what links to it is empty: the kernel has forgotten it.
+	one, other := linked(evil, "a"), linked(entry{}, "b")
+	r := between(t, spec{first: archive(one, other)}, spec{first: slices.Concat(archive(one), archive(other))})
+	if len(r.Files) != 1 || r.Files[0].Path != "b" || !strings.Contains(r.Files[0].After, "0 bytes") {
+		t.Errorf("names of one file over the end of an archive: %+v", r)
+	}
+}
+
+// What shifts the sections of an image over the same bytes moves no register, and boots something else.
+func TestTheSameBytesInOtherSections(t *testing.T) {
+	disk := files(t, map[string]string{"a": "1"})
+	a := spec{kernel: "kernel", line: "quiet init=/init", first: disk, second: disk}
+	for rule, b := range map[string]spec{
+		"a longer kernel": {kernel: "kernelquiet ", line: "init=/init", first: disk, second: disk},
+		"a longer line":   {kernel: "kernel", line: "quiet init=/init" + string(disk[:1]), first: disk[1:], second: disk},
+	} {
+		r := between(t, a, b)
+		if len(r.PCRs) > 0 || !r.Recut || r.Same() || len(r.Measured) < 2 {
+			t.Errorf("%s: %+v", rule, r)
+		}
+	}
+	for rule, b := range map[string]spec{"the same": a, "another line": {kernel: "kernel", line: "quiet", first: disk, second: disk}, "other metadata": {kernel: a.kernel, line: a.line, metadata: "{}", first: disk, second: disk}} {
+		if r := between(t, a, b); r.Recut {
+			t.Errorf("%s: %+v", rule, r)
+		}
+	}
+}
+
+// A report is of the same images only where nothing is in it.
+func TestSame(t *testing.T) {
+	change := []diff.Change{{What: "kernel"}}
+	for rule, r := range map[string]diff.Report{"a register": {PCRs: []int{8}}, "what is measured": {Measured: change}, "what is not": {Claims: change}} {
+		if r.Same() {
+			t.Error(rule)
+		}
+	}
+	if r := (&diff.Report{}); !r.Same() {
+		t.Error("nothing")
+	}
+}
+
+// Names of one file share its content and its mode, wherever they stand.
 func TestHardLinks(t *testing.T) {
 	n := &ramdisk.Node{Kind: ramdisk.File, Mode: 0o644, Size: 1, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("1")), nil }}
 	var linked bytes.Buffer

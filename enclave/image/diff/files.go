@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path"
 	"slices"
 
 	"github.com/cloister-run/cloister/enclave/image/ramdisk"
@@ -42,13 +41,30 @@ type file struct {
 	link int
 }
 
+// files are those of a ramdisk.
+type files struct {
+	all map[string]file
+	// odd says why an entry is something else to the kernel than it reads like, of the first such; others counts
+	// further ones. Where there are any, nobody can tell by names and contents what is unpacked.
+	odd    string
+	others int
+}
+
+// doubt says what cannot be told; empty if all can.
+func (f *files) doubt() string {
+	if f.others > 0 {
+		return fmt.Sprintf("%s; and %d more such", f.odd, f.others)
+	}
+	return f.odd
+}
+
 // ramdisk compares two ramdisks file by file. One that cannot be read through is said to be such.
 func (c *comparison) ramdisk(i int, before, after io.Reader) error {
 	one, err := c.files(before)
 	if err == nil {
-		var other map[string]file
+		var other *files
 		if other, err = c.files(after); err == nil {
-			c.compare(i, one, other)
+			c.conclude(i, one, other)
 			return nil
 		}
 	}
@@ -59,10 +75,22 @@ func (c *comparison) ramdisk(i int, before, after io.Reader) error {
 	return err
 }
 
-func (c *comparison) compare(i int, one, other map[string]file) {
+// conclude says what differs, and that nothing does only where the files say all.
+func (c *comparison) conclude(i int, one, other *files) {
+	differ := c.compare(i, one.all, other.all)
+	switch before, after := one.doubt(), other.doubt(); {
+	case before != "" || after != "":
+		what := fmt.Sprintf("ramdisk %d holds what the kernel does not unpack as it reads: its files do not say what boots", i)
+		c.found.Measured = append(c.found.Measured, Change{what, before, after})
+	case !differ:
+		c.found.Measured = append(c.found.Measured, Change{What: fmt.Sprintf("ramdisk %d has the same files, in another order or packed otherwise", i)})
+	}
+}
+
+// compare lists the files that differ, and reports whether any does.
+func (c *comparison) compare(i int, one, other map[string]file) (differ bool) {
 	names := maps.Clone(one)
 	maps.Copy(names, other)
-	differ := false
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		before, was := one[name]
 		after, is := other[name]
@@ -86,22 +114,24 @@ func (c *comparison) compare(i int, one, other map[string]file) {
 		}
 		c.found.Files = append(c.found.Files, change)
 	}
-	if !differ {
-		c.found.Measured = append(c.found.Measured, Change{What: fmt.Sprintf("ramdisk %d has the same files, in another order or packed otherwise", i)})
-	}
+	return differ
 }
 
-// files reads a ramdisk as the kernel does: what comes later takes the place of what has its name, and the
-// names of one file share its content.
-func (c *comparison) files(from io.Reader) (map[string]file, error) {
-	all := map[string]file{}
+// identity is what the names of one file share.
+type identity struct {
+	archive int
+	inode   uint32
+	device  [2]uint32
+}
+
+// files reads a ramdisk as the kernel does: the names of one file share its content and its mode. Where the kernel
+// goes by more than that, the files are in doubt.
+func (c *comparison) files(from io.Reader) (*files, error) {
+	found := &files{all: map[string]file{}}
 	r := ramdisk.NewReader(untilDone{c.ctx, from}, maxUnpacked)
-	type identity struct {
-		inode  uint32
-		device [2]uint32
-	}
+	var names ramdisk.Names
 	links := map[identity]int{}
-	var linked []file // what each group of names holds; index 0 is none
+	linked := []file{{}} // what each group of names holds; index 0 is none
 	buf := make([]byte, 1<<20)
 	for {
 		h, err := r.Next()
@@ -111,36 +141,58 @@ func (c *comparison) files(from io.Reader) (map[string]file, error) {
 		if err != nil {
 			return nil, err
 		}
-		f := file{
-			kind: h.Kind, mode: h.Mode, user: h.User, group: h.Group, time: h.Time, size: h.Size, target: h.Target, major: h.Major, minor: h.Minor,
-		}
-		if h.Kind == ramdisk.Symlink {
-			f.size = 0
-		}
-		sum := sha256.New()
-		if _, err := io.CopyBuffer(sum, r, buf); err != nil {
+		f, err := readFile(h, r, buf)
+		if err != nil {
 			return nil, err
 		}
-		f.sum = [sha256.Size]byte(sum.Sum(nil))
 		if h.Kind == ramdisk.File && h.Names > 1 {
-			id := identity{h.Inode, h.Device}
+			id := identity{h.Archive, h.Inode, h.Device}
 			if links[id] == 0 {
-				linked = append(linked, f)
 				links[id] = len(linked)
+				linked = append(linked, f)
 			}
-			if f.link = links[id]; h.Size > 0 {
-				linked[f.link-1] = f
-			}
+			f.link = links[id]
+			linked[f.link] = f.over(linked[f.link])
 		}
-		all[path.Clean("/" + h.Name)[1:]] = f
+		name, odd := names.Add(h)
+		switch {
+		case odd != "" && found.odd == "":
+			found.odd = odd
+		case odd != "":
+			found.others++
+		}
+		found.all[name] = f
 	}
-	for name, f := range all {
+	for name, f := range found.all {
 		if f.link > 0 {
-			f.size, f.sum = linked[f.link-1].size, linked[f.link-1].sum
-			all[name] = f
+			found.all[name] = linked[f.link]
 		}
 	}
-	return all, nil
+	return found, nil
+}
+
+// readFile reads an entry with its content.
+func readFile(h *ramdisk.Header, content io.Reader, buf []byte) (file, error) {
+	f := file{
+		kind: h.Kind, mode: h.Mode, user: h.User, group: h.Group, time: h.Time, size: h.Size, target: h.Target, major: h.Major, minor: h.Minor,
+	}
+	if h.Kind == ramdisk.Symlink {
+		f.size = 0
+	}
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, content, buf); err != nil {
+		return file{}, err
+	}
+	f.sum = [sha256.Size]byte(sum.Sum(nil))
+	return f, nil
+}
+
+// over is what a further name makes of a file: it brings its mode, and its content if it has any.
+func (f file) over(old file) file {
+	if f.size == 0 {
+		f.size, f.sum = old.size, old.sum
+	}
+	return f
 }
 
 func (f file) String() string {

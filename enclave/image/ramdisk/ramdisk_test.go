@@ -236,6 +236,7 @@ func TestReadRefuses(t *testing.T) {
 		"a name of 4 GiB":         {change(name, "ffffffff"), "a name of 4294967295 bytes"},
 		"a name without its end":  {change(110, "ab"), "does not end in"},
 		"a name with two ends":    {change(name, "00000003"), "does not end in"},
+		"a name with more behind": {slices.Concat(change(name, "00000004")[:110], []byte("a\x00x\x00\x00\x00"), change(0, "")[112:]), "does not end in"},
 		"a file of 4 GiB":         {change(size, "ffffffff"), "larger than is allowed"},
 		"a link to a path of 1 M": {change(6+8, "0000a1ff00000000000000000000000000000000"+"00100000"), "a link to a path of 1048576"},
 		"cut in a header":         {change(0, "")[:50], "ends in the middle"},
@@ -254,6 +255,54 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if lines, err := listed(change(0, ""), 1<<20); err != nil || len(lines) != 1 {
 		t.Errorf("%q, %v", lines, err)
+	}
+}
+
+// What a name reads like, and why the kernel makes something else of it.
+func TestNames(t *testing.T) {
+	type entry = ramdisk.Header
+	dir := func(name string) entry { return entry{Name: name, Kind: ramdisk.Folder, Names: 2} }
+	plain := func(name string) entry { return entry{Name: name, Kind: ramdisk.File, Names: 1, Size: 1} }
+	for rule, test := range map[string]struct {
+		entries []entry
+		name    string
+		odd     string
+	}{
+		"a file": {[]entry{plain("a")}, "a", ""}, "one in a folder": {[]entry{dir("a"), plain("a/b")}, "a/b", ""}, "the root": {[]entry{dir(".")}, ".", ""},
+		"the root, as a slash": {[]entry{dir("/")}, ".", ""}, "a slash in front": {[]entry{plain("/a")}, "a", ""}, "the root in front": {[]entry{plain("./a")}, "a", ""},
+		"a folder twice": {[]entry{dir("a"), dir("./a")}, "a", ""}, "a FIFO": {[]entry{{Name: "a", Kind: 0o010000, Names: 1}}, "a", ""},
+		"up":                     {[]entry{dir("a"), plain("a/../b")}, "a/../b", "no plain path"},
+		"a slash behind":         {[]entry{plain("a/")}, "a/", "no plain path"},
+		"two slashes in front":   {[]entry{plain("//a")}, "/a", "no plain path"},
+		"a step that is no step": {[]entry{dir("a"), plain("a/./b")}, "a/./b", "no plain path"},
+		"a long step":            {[]entry{plain(strings.Repeat("x", 256))}, strings.Repeat("x", 256), "Linux takes 255"},
+		"in no folder":           {[]entry{plain("a/b")}, "a/b", "in no folder"},
+		"in a file":              {[]entry{plain("a"), plain("a/b")}, "a/b", "in no folder"},
+		"in a link":              {[]entry{{Name: "a", Kind: ramdisk.Symlink, Target: "b"}, plain("a/b")}, "a/b", "in no folder"},
+		"twice":                  {[]entry{plain("a"), plain("a")}, "a", "more than once"},
+		"a folder over a file":   {[]entry{plain("a"), dir("a")}, "a", "more than once"},
+		"a file over a folder":   {[]entry{dir("a"), plain("a")}, "a", "more than once"},
+		"a file for the root":    {[]entry{plain(".")}, ".", "more than once"},
+		"a link with a NUL":      {[]entry{{Name: "a", Kind: ramdisk.Symlink, Target: "b\x00c"}}, "a", "no path that Linux takes"},
+		"a link to nothing":      {[]entry{{Name: "a", Kind: ramdisk.Symlink}}, "a", "no path that Linux takes"},
+		"a folder with content":  {[]entry{{Name: "a", Kind: ramdisk.Folder, Size: 1}}, "a", "is left out"},
+		"a device with content":  {[]entry{{Name: "a", Kind: ramdisk.Device, Size: 1}}, "a", "is left out"},
+		"a device of two names":  {[]entry{{Name: "a", Kind: ramdisk.Device, Names: 2}}, "a", "with 2 names"},
+		"no kind":                {[]entry{{Name: "a"}}, "a", "of which nothing is made"},
+	} {
+		var names ramdisk.Names
+		for i, e := range test.entries {
+			name, odd := names.Add(&e)
+			if i < len(test.entries)-1 {
+				if odd != "" {
+					t.Errorf("%s, entry %d: %s", rule, i, odd)
+				}
+				continue
+			}
+			if name != test.name || (odd == "") != (test.odd == "") || !strings.Contains(odd, test.odd) {
+				t.Errorf("%s: %q, %q", rule, name, odd)
+			}
+		}
 	}
 }
 

@@ -30,6 +30,9 @@ type Header struct {
 	// Device is what the file was on, Major and Minor what a device is.
 	Device       [2]uint32
 	Major, Minor uint32
+	// Archive counts from 0: at the end of one the kernel forgets its inodes, so that names of one file are of one
+	// archive (init/initramfs.c, free_hash).
+	Archive int
 }
 
 // Reader reads what the kernel takes for a ramdisk: archives one after the other, with zeros between them, each
@@ -46,6 +49,8 @@ type Reader struct {
 	// within says that an archive has begun, and not ended. left is content of the entry under way.
 	within bool
 	left   int64
+	// ended counts the archives that have.
+	ended int
 }
 
 // NewReader reads from r, and refuses what holds more than most bytes, unpacked, or more than
@@ -76,12 +81,13 @@ func (r *Reader) Next() (*Header, error) {
 			return nil, err
 		case h.Name == trailer:
 			r.within = false
+			r.ended++
 			if err := r.skip(h.Size); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		r.within = true
+		r.within, h.Archive = true, r.ended
 		if r.entries++; r.entries > MaxEntries {
 			return nil, refuse("more than %d entries", MaxEntries)
 		}
