@@ -110,7 +110,7 @@ func (a *app) getDocument(ctx context.Context, out, text string) error {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "path": out, "nonce": hex.EncodeToString(nonce)})
 		return nil
 	}
-	say(a.stdout, "document  %s, over the nonce %x; nobody has verified it yet\n", printable(out), nonce)
+	say(a.stdout, "document  %s, over the nonce %x; nobody has verified it yet\n", line(out), nonce)
 	return nil
 }
 
@@ -182,7 +182,7 @@ func (a *app) printDocument(doc *attest.Document, matched bool) {
 		return
 	}
 	w := a.stdout
-	_, _ = fmt.Fprintf(w, "realm     %s\nmodule    %s\ntime      %s\n", r.Realm, printable(r.ModuleID), r.Time)
+	_, _ = fmt.Fprintf(w, "realm     %s\nmodule    %s\ntime      %s\n", r.Realm, line(r.ModuleID), r.Time)
 	sayPCRs(w, r.PCRs)
 	if matched {
 		_, _ = fmt.Fprintln(w, "matched   the PCRs that were given")

@@ -113,7 +113,7 @@ func (a *app) devKMS(ctx context.Context, dir, address string) error {
 		log = slog.NewJSONHandler(a.stderr, nil)
 		printJSON(a.stdout, devKMSReport{Status: statusDone, Simulated: true, Endpoint: endpoint, Home: home.Dir()})
 	} else {
-		say(a.stderr, "SIMULATED KMS: its keys are in %s, and protect nothing from who can read that\n", printable(home.Dir()))
+		say(a.stderr, "SIMULATED KMS: its keys are in %s, and protect nothing from who can read that\n", line(home.Dir()))
 		say(a.stdout, "simulated KMS at %s\nexport AWS_ENDPOINT_URL_KMS=%s\n", endpoint, endpoint)
 	}
 	return devkit.NewKMS(home, slog.New(log)).Serve(ctx, listener)
@@ -184,6 +184,6 @@ func (a *app) devKey(ctx context.Context, policy string) error {
 		printJSON(a.stdout, devKeyReport{Simulated: true, Key: key})
 		return nil
 	}
-	say(a.stdout, "%s\n", printable(key))
+	say(a.stdout, "%s\n", line(key))
 	return nil
 }

@@ -69,9 +69,9 @@ func (a *app) print(f finding) {
 	if !f.OK {
 		mark = "MISSING"
 	}
-	say(a.stdout, "%s %-8s %s\n", mark, f.What, printable(f.Says))
+	say(a.stdout, "%s %-8s %s\n", mark, f.What, indented(f.Says))
 	if f.Cure != "" {
-		say(a.stdout, "        cure:    %s\n", printable(f.Cure))
+		say(a.stdout, "        cure:    %s\n", indented(f.Cure))
 	}
 }
 

@@ -161,9 +161,9 @@ func (a *app) printEnv(r envReport) {
 		return
 	}
 	w := a.stdout
-	say(w, "%s is for the executor %s: %s, %s\n", printable(r.Path), printable(r.Executor), printable(r.Runtime), printable(r.Platform))
+	say(w, "%s is for the executor %s: %s, %s\n", line(r.Path), line(r.Executor), line(r.Runtime), line(r.Platform))
 	for _, p := range r.Packages {
-		say(w, "  %s %s\n", printable(p.Name), printable(p.Version))
+		say(w, "  %s %s\n", line(p.Name), line(p.Version))
 	}
 	if n := len(r.LeftOut); n > 0 {
 		say(w, "left out  %d of its wheels' files: commands, headers, data for other folders\n", n)

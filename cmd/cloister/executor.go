@@ -81,7 +81,7 @@ func (a *app) listExecutors() error {
 		return nil
 	}
 	for _, e := range all {
-		say(a.stdout, "%-9s %s, %s\n", e.Name, printable(e.Version), e.Digest)
+		say(a.stdout, "%-9s %s, %s\n", e.Name, line(e.Version), e.Digest)
 	}
 	return nil
 }
@@ -177,10 +177,10 @@ func (a *app) tellRule(r *executorReport, result executortest.Result, verbose bo
 	if a.json || word == "ok   " && !verbose {
 		return
 	}
-	say(a.stdout, "%s %s\n", word, printable(result.Rule))
+	say(a.stdout, "%s %s\n", word, line(result.Rule))
 	for _, problem := range slices.Concat(result.Problems, []string{result.Skipped}) {
 		if problem != "" {
-			say(a.stdout, "      %s\n", printable(problem))
+			say(a.stdout, "      %s\n", indented(problem))
 		}
 	}
 }

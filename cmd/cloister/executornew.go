@@ -59,11 +59,11 @@ func (a *app) newExecutor(dir, sdk string) error {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "executor": dir})
 		return nil
 	}
-	say(a.stdout, "made      %s, an executor in Go\n", printable(dir))
+	say(a.stdout, "made      %s, an executor in Go\n", line(dir))
 	if sdk == "" {
 		say(a.stdout, "note      until the module %s is published, make it with --sdk CHECKOUT\n", sdkModule)
 	}
-	say(a.stdout, "next      cd %s && GOFLAGS=-mod=mod go build -o %s-executor . && \\\n", printable(dir), name)
+	say(a.stdout, "next      cd %s && GOFLAGS=-mod=mod go build -o %s-executor . && \\\n", line(dir), name)
 	say(a.stdout, "          cloister executor test ./%s-executor --name %s --version 0.1.0 --probe probe/probe\n", name, name)
 	return nil
 }

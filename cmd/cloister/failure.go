@@ -169,18 +169,22 @@ func firstLine(p jobspec.Problem) string {
 // maxText bounds what is printed of a text from outside, in runes.
 const maxText = 4096
 
-// printable keeps text from outside from steering the terminal, and from filling it.
+// printable keeps text from outside from steering the terminal, and from filling it. It says where it was cut. Lines
+// stay lines: what is printed behind a label is for [line] or [indented].
 func printable(s string) string {
+	var text strings.Builder
 	n := 0
-	return strings.Map(func(r rune) rune {
-		switch n++; {
-		case n > maxText:
-			return -1
-		case r == '\n' || unicode.IsPrint(r):
-			return r
+	for _, r := range s {
+		if n++; n > maxText {
+			_, _ = text.WriteString("… (cut here)") // never fails
+			break
 		}
-		return '�'
-	}, s)
+		if r != '\n' && !unicode.IsPrint(r) {
+			r = '�'
+		}
+		_, _ = text.WriteRune(r) // never fails
+	}
+	return text.String()
 }
 
 // indented is printable text whose further lines nobody can take for lines of cloister's own.

@@ -18,8 +18,9 @@ import (
 const aboutImageInspect = `Inspect prints what an enclave image (EIF) consists of and the PCRs that a Nitro hypervisor measures it as: those that
 a key policy names and an attestation document has. The file is held against its own CRC-32.
 
-What it asks for (memory, CPUs) and its metadata are not attested: whoever passes the file on can change them and no PCR
-moves.`
+What it asks for (memory, CPUs), the machine that it says it is for and its metadata are not attested: whoever passes the
+file on can change them and no PCR moves. It warns of a kernel that is longer or shorter than its own header says, and of
+ramdisks behind the first that hold more than executors and what they see.`
 
 func (a *app) imageCommand() *cobra.Command {
 	group := &cobra.Command{Use: "image", Short: "Build enclave images, and look at them", Args: cobra.ArbitraryArgs, RunE: a.needsCommand}
@@ -34,16 +35,17 @@ func (a *app) imageCommand() *cobra.Command {
 
 // imageReport is what --json prints of an enclave image.
 type imageReport struct {
-	Status       status            `json:"status"`
-	Architecture string            `json:"architecture"`
-	CommandLine  string            `json:"command_line"`
-	PCRs         map[string]string `json:"pcrs"`
-	CRC          string            `json:"crc32"`
+	Status      status            `json:"status"`
+	CommandLine string            `json:"command_line"`
+	PCRs        map[string]string `json:"pcrs"`
+	CRC         string            `json:"crc32"`
 	// Publisher is what the signing certificate, which PCR8 is taken over, says of itself.
 	Publisher string          `json:"publisher,omitempty"`
 	Sections  []sectionReport `json:"sections"`
 	// NotAttested can be changed without a PCR moving.
 	NotAttested notAttested `json:"not_attested"`
+	// Warnings say what no PCR tells.
+	Warnings []string `json:"warnings"`
 }
 
 type sectionReport struct {
@@ -53,9 +55,10 @@ type sectionReport struct {
 }
 
 type notAttested struct {
-	Memory   uint64          `json:"memory"`
-	CPUs     uint64          `json:"cpus"`
-	Metadata json.RawMessage `json:"metadata,omitempty"`
+	Architecture string          `json:"architecture"`
+	Memory       uint64          `json:"memory"`
+	CPUs         uint64          `json:"cpus"`
+	Metadata     json.RawMessage `json:"metadata,omitempty"`
 }
 
 func (a *app) inspectImage(ctx context.Context, file string) error {
@@ -67,9 +70,13 @@ func (a *app) inspectImage(ctx context.Context, file string) error {
 	show := a.newProgress()
 	defer show.stop()
 	show.doing("measuring the image")
-	r, err := describeImage(ctx, f, size)
+	img, r, err := describeImage(ctx, f, size)
 	if err != nil {
 		return damagedImage(file, err)
+	}
+	show.doing("looking through its ramdisks")
+	if r.Warnings, err = imageWarnings(ctx, img); err != nil {
+		return err
 	}
 	show.stop()
 	a.printImage(r)
@@ -104,29 +111,29 @@ func measureImage(ctx context.Context, file string) (attest.PCRSet, error) {
 		return nil, err
 	}
 	defer f.Close()
-	r, err := describeImage(ctx, f, size)
+	_, r, err := describeImage(ctx, f, size)
 	if err != nil {
 		return nil, damagedImage(file, err)
 	}
 	return attest.ParsePCRSet(r.PCRs)
 }
 
-func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageReport, error) {
+func describeImage(ctx context.Context, from io.ReaderAt, size int64) (*eif.Image, imageReport, error) {
 	img, err := eif.Read(from, size)
 	if err != nil {
-		return imageReport{}, err
+		return nil, imageReport{}, err
 	}
 	pcrs, err := img.Measure(ctx)
 	if err != nil {
-		return imageReport{}, err
+		return nil, imageReport{}, err
 	}
 	r := imageReport{
-		Architecture: "x86_64", CRC: fmt.Sprintf("%08x", img.CRC),
+		CRC:         fmt.Sprintf("%08x", img.CRC),
 		PCRs:        map[string]string{"0": pcrs.PCR0.String(), "1": pcrs.PCR1.String(), "2": pcrs.PCR2.String()},
-		NotAttested: notAttested{Memory: img.Memory, CPUs: img.CPUs},
+		NotAttested: notAttested{Architecture: "x86_64", Memory: img.Memory, CPUs: img.CPUs},
 	}
 	if img.ARM {
-		r.Architecture = "arm64"
+		r.NotAttested.Architecture = "arm64"
 	}
 	for _, s := range img.Sections {
 		r.Sections = append(r.Sections, sectionReport{Kind: s.Kind.String(), Offset: s.Offset, Bytes: s.Size})
@@ -134,7 +141,7 @@ func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageRepo
 		case eif.CommandLine, eif.Metadata: // bounded by the format
 			text, err := io.ReadAll(img.Data(s))
 			if err != nil {
-				return imageReport{}, err
+				return nil, imageReport{}, err
 			}
 			if s.Kind == eif.CommandLine {
 				r.CommandLine = string(text)
@@ -148,7 +155,7 @@ func describeImage(ctx context.Context, from io.ReaderAt, size int64) (imageRepo
 	if err == nil && publisher != nil {
 		r.PCRs["8"], r.Publisher = publisher.PCR8.String(), publisher.Certificate.Subject.String()
 	}
-	return r, err
+	return img, r, err
 }
 
 func (a *app) printImage(r imageReport) {
@@ -157,20 +164,23 @@ func (a *app) printImage(r imageReport) {
 		return
 	}
 	w := a.stdout
-	say(w, "for       %s\n", r.Architecture)
-	say(w, "boots     %s\n", printable(r.CommandLine))
+	for _, text := range r.Warnings {
+		say(a.stderr, "cloister: warning: %s\n", line(text))
+	}
+	say(w, "for       %s, NOT ATTESTED\n", r.NotAttested.Architecture)
+	say(w, "boots     %s\n", line(r.CommandLine))
 	for i, s := range r.Sections {
 		say(w, "section   %d: %s, %s at %d\n", i, s.Kind, bytesOf(s.Bytes), s.Offset)
 	}
 	sayPCRs(w, r.PCRs)
 	say(w, "CRC-32    %s, as the file says\n", r.CRC)
 	if r.Publisher != "" {
-		say(w, "signed    by whoever has the key of PCR8; the certificate says %s\n", printable(r.Publisher))
+		say(w, "signed    by whoever has the key of PCR8; the certificate says %s\n", line(r.Publisher))
 	} else {
 		say(w, "signed    by nobody: there is no PCR8\n")
 	}
 	say(w, "asks for  %s and %d CPUs, NOT ATTESTED\n", bytesOf(int64(min(r.NotAttested.Memory, 1<<62))), r.NotAttested.CPUs)
 	if r.NotAttested.Metadata != nil {
-		say(w, "metadata  NOT ATTESTED: %s\n", printable(string(r.NotAttested.Metadata)))
+		say(w, "metadata  NOT ATTESTED: %s\n", line(string(r.NotAttested.Metadata)))
 	}
 }

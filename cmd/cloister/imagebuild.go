@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,7 +84,8 @@ func (a *app) buildImage(ctx context.Context, b imageBuild) error {
 		return err
 	}
 	defer plan.Close()
-	if err := checkImageOut(b.recipe, plan, slices.DeleteFunc([]string{b.out, b.pcrs}, func(s string) bool { return s == "" })...); err != nil {
+	inputs := append(plan.Inputs(), build.Input{Path: b.recipe}, build.Input{Path: b.key}, build.Input{Path: b.certificate})
+	if err := checkImageOut(inputs, b.out, b.pcrs); err != nil {
 		return err
 	}
 	show := a.newProgress()
@@ -130,22 +130,21 @@ func openRecipe(ctx context.Context, file string) (*build.Plan, error) {
 }
 
 // checkImageOut keeps what is written from becoming a part of the next image, and from taking the place of what
-// this one is built from.
-func checkImageOut(recipe string, plan *build.Plan, outs ...string) error {
+// this one is built and signed with, or of what is written too. Empty paths are of nothing.
+func checkImageOut(inputs []build.Input, outs ...string) error {
 	const hint = "name another place"
-	inputs := append(plan.Inputs(), build.Input{Path: recipe})
-	for _, out := range outs {
+	for i, out := range outs {
+		if out == "" {
+			continue
+		}
 		info, err := os.Lstat(out)
 		if err == nil && !info.Mode().IsRegular() {
 			return usage(hint, "%s: is there, and is no regular file", out)
 		}
 		for _, in := range inputs {
-			if in.Path == "" {
-				continue
-			}
 			theirs, statErr := os.Stat(in.Path)
 			if err == nil && statErr == nil && os.SameFile(info, theirs) {
-				return usage(hint, "%s: is what the image is built from", out)
+				return usage(hint, "%s: is what the image is built from, or signed with", out)
 			}
 			if statErr != nil || !theirs.IsDir() {
 				continue
@@ -154,8 +153,25 @@ func checkImageOut(recipe string, plan *build.Plan, outs ...string) error {
 				return usage(hint, "%s: is in a folder that the image is built from", out)
 			}
 		}
+		for _, other := range outs[:i] {
+			if onePlace(out, other) {
+				return usage(hint, "%s and %s are one file", other, out)
+			}
+		}
 	}
 	return nil
+}
+
+// onePlace reports whether what is written to one path takes the place of what is at the other.
+func onePlace(a, b string) bool {
+	one, err := os.Stat(a)
+	other, otherErr := os.Stat(b)
+	if err == nil && otherErr == nil {
+		return os.SameFile(one, other)
+	}
+	a, err = realPath(a)
+	b, otherErr = realPath(b)
+	return err == nil && otherErr == nil && a == b
 }
 
 // imageSigner vouches for images; nil for nobody.

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cloister-run/cloister/enclave/client"
+	"github.com/cloister-run/cloister/enclave/image/build"
 	"github.com/cloister-run/cloister/enclave/image/manifest"
 )
 
@@ -63,13 +63,11 @@ type publishReport struct {
 	*manifest.Manifest
 }
 
-var commitRE = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
-
 func (a *app) publishImage(ctx context.Context, recipe, file, out, commit string) error {
 	switch {
 	case out == "":
 		return usage("as in: cloister image publish image.yaml cloister.eif -o manifest.json", "no file is named to write")
-	case commit != "" && !commitRE.MatchString(commit):
+	case commit != "" && !manifest.IsCommit(commit):
 		return usage("write it in hexadecimal, as git rev-parse HEAD does", "--commit: %q is no commit", commit)
 	}
 	image, pcrs, err := a.lookAt(ctx, file)
@@ -128,7 +126,7 @@ func (a *app) rebuild(ctx context.Context, recipe, commit string, outs ...string
 		return nil, err
 	}
 	defer plan.Close()
-	if err := checkImageOut(recipe, plan, outs...); err != nil {
+	if err := checkImageOut(append(plan.Inputs(), build.Input{Path: recipe}), outs...); err != nil {
 		return nil, err
 	}
 	show := a.newProgress()
@@ -155,9 +153,13 @@ func unlike(message, hint string, differ []manifest.Difference) error {
 
 // verifyReport is what `image verify --json` prints.
 type verifyReport struct {
-	Status status            `json:"status"`
-	Commit string            `json:"commit,omitempty"`
-	PCRs   map[string]string `json:"pcrs"`
+	Status status `json:"status"`
+	// PCRs are those that were found: of the image that was built again, and of the file if one was held against
+	// the manifest, which alone can have PCR8.
+	PCRs map[string]string `json:"pcrs"`
+	// Commit and PCR8 are what the manifest says and nobody has verified; PCR8 is empty where it is among PCRs.
+	Commit string `json:"stated_commit,omitempty"`
+	PCR8   string `json:"stated_pcr8,omitempty"`
 	// Image says that a file was held against the manifest too.
 	Image bool `json:"image"`
 	// Differences are those that move no PCR.
@@ -176,8 +178,9 @@ func (a *app) verifyImage(ctx context.Context, file, recipe string, images []str
 	if err != nil {
 		return usage("name a manifest that cloister image publish wrote", "%s: %v", file, err)
 	}
+	var held map[string]string
 	for _, name := range images {
-		if err := a.holdAgainst(ctx, name, stated); err != nil {
+		if held, err = a.holdAgainst(ctx, name, stated); err != nil {
 			return err
 		}
 	}
@@ -194,27 +197,39 @@ func (a *app) verifyImage(ctx context.Context, file, recipe string, images []str
 		}
 		return unlike("the manifest's image is not what "+recipe+" gives", hint, append(differ, moved...))
 	}
-	if a.json {
-		printJSON(a.stdout, verifyReport{Commit: stated.Commit, PCRs: stated.PCRs, Image: len(images) > 0, Differences: append([]manifest.Difference{}, differ...)})
-		return nil
+	r := verifyReport{PCRs: found.PCRs, Commit: stated.Commit, PCR8: stated.PCRs["8"], Image: held != nil, Differences: append([]manifest.Difference{}, differ...)}
+	if held != nil { // its registers are the manifest's, and so those of what was built
+		r.PCRs, r.PCR8 = held, ""
 	}
-	a.sayDifferences(differ)
-	say(a.stdout, "VERIFIED  building again gives the manifest's PCRs\n")
-	if len(images) > 0 {
-		say(a.stdout, "image     is the manifest's, byte for byte\n")
-	}
-	if stated.Commit != "" {
-		say(a.stdout, "commit    %s, as the manifest says\n", printable(stated.Commit))
-	}
-	sayPCRs(a.stdout, stated.PCRs)
+	a.printVerifiedImage(r)
 	return nil
 }
 
-// holdAgainst holds an image against a manifest.
-func (a *app) holdAgainst(ctx context.Context, name string, stated *manifest.Manifest) error {
+// printVerifiedImage prints what was found first, and behind it what the manifest alone says.
+func (a *app) printVerifiedImage(r verifyReport) {
+	if a.json {
+		printJSON(a.stdout, r)
+		return
+	}
+	a.sayDifferences(r.Differences)
+	say(a.stdout, "VERIFIED  building again gives the manifest's PCRs\n")
+	if r.Image {
+		say(a.stdout, "image     is the manifest's, byte for byte\n")
+	}
+	sayPCRs(a.stdout, r.PCRs)
+	if r.Commit != "" {
+		say(a.stdout, "commit    %s, as the manifest says, NOT VERIFIED\n", line(r.Commit))
+	}
+	if r.PCR8 != "" {
+		say(a.stdout, "PCR8      %s, as the manifest says, NOT VERIFIED: name the image too\n", line(r.PCR8))
+	}
+}
+
+// holdAgainst holds an image against a manifest, and gives the registers that both have.
+func (a *app) holdAgainst(ctx context.Context, name string, stated *manifest.Manifest) (map[string]string, error) {
 	image, pcrs, err := a.lookAt(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	differ := stated.Registers(pcrs, true)
 	if *image != *stated.Image {
@@ -222,9 +237,9 @@ func (a *app) holdAgainst(ctx context.Context, name string, stated *manifest.Man
 	}
 	if len(differ) > 0 {
 		a.sayDifferences(differ)
-		return unlike(name+" is not the manifest's image", "do not start it; get the image that the manifest means", differ)
+		return nil, unlike(name+" is not the manifest's image", "do not start it; get the image that the manifest means", differ)
 	}
-	return nil
+	return pcrs, nil
 }
 
 func (a *app) sayDifferences(all []manifest.Difference) {

@@ -193,7 +193,7 @@ func printCommand(w io.Writer, h envelope.Header) {
 	c := h.Command
 	say(w, "runs      %s with %s\n", quoted(c.Entrypoint), indented(c.Executor))
 	for _, digest := range c.Environments {
-		say(w, "in        the environment %s\n", printable(digest))
+		say(w, "in        the environment %s\n", line(digest))
 	}
 	for _, arg := range c.Args {
 		say(w, "argument  %s\n", quoted(arg))

@@ -277,7 +277,7 @@ func (a *app) listJobs(ctx context.Context) error {
 		if r.State != "gone" && r.State != "unreachable" {
 			state += ", " + (time.Duration(r.Seconds) * time.Second).String()
 		}
-		say(a.stdout, "%s %-16s %s, %s sent to %s at %s\n", r.ID, state, printable(r.Name), bytesOf(r.Bytes), r.Enclave, r.At)
+		say(a.stdout, "%s %-16s %s, %s sent to %s at %s\n", r.ID, state, line(r.Name), bytesOf(r.Bytes), r.Enclave, r.At)
 	}
 	return nil
 }

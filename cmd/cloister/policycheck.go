@@ -72,12 +72,12 @@ func (a *app) checkPolicy(ctx context.Context, path, config, fixtures string) er
 			return nil
 		}
 		w := a.stdout
-		say(w, "policy    %s, ABI %d, %s\n", printable(r.Name), r.ABI, r.Digest)
+		say(w, "policy    %s, ABI %d, %s\n", line(r.Name), r.ABI, r.Digest)
 		say(w, "size      %d bytes, begins with %s of memory, loads in %.0f ms\n", r.Bytes, bytesOf(r.Memory.Bytes), r.LoadTime)
-		say(w, "imports   %s\n", printable(strings.Join(r.Imports, ", ")))
-		say(w, "exports   %s\n", printable(strings.Join(r.Exports, ", ")))
+		say(w, "imports   %s\n", line(strings.Join(r.Imports, ", ")))
+		say(w, "exports   %s\n", line(strings.Join(r.Exports, ", ")))
 		if r.Rego != nil {
-			say(w, "rego      %s, %d bytes of data\n", printable(cmp.Or(r.Rego.Entrypoint, "the only entrypoint")), r.Rego.Data)
+			say(w, "rego      %s, %d bytes of data\n", line(cmp.Or(r.Rego.Entrypoint, "the only entrypoint")), r.Rego.Data)
 		}
 		sayCodes(w, r.Codes)
 		switch {

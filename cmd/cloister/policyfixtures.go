@@ -90,12 +90,12 @@ func (a *app) printTest(r *testReport, verbose bool) {
 	for _, f := range r.Fixtures {
 		switch {
 		case !f.Pass:
-			say(a.stdout, "FAIL  %s\n      %s\n", printable(f.Name), printable(f.Problem))
+			say(a.stdout, "FAIL  %s\n      %s\n", line(f.Name), indented(f.Problem))
 		case verbose:
-			say(a.stdout, "ok    %s, %.2f ms\n", printable(f.Name), f.Took)
+			say(a.stdout, "ok    %s, %.2f ms\n", line(f.Name), f.Took)
 		}
 		if verbose && f.Decision != nil {
-			say(a.stdout, "      %s\n", printable(compact(f.Decision)))
+			say(a.stdout, "      %s\n", line(compact(f.Decision)))
 		}
 	}
 	say(a.stdout, "%d passed, %d failed\n", r.Passed, r.Failed)
@@ -188,7 +188,7 @@ func (a *app) diffPolicies(ctx context.Context, before, after, dir string) error
 		}
 		if !a.json {
 			for _, c := range r.Changed {
-				say(a.stdout, "%s\n  - %s\n  + %s\n", printable(c.Name), printable(c.Before), printable(c.After))
+				say(a.stdout, "%s\n  - %s\n  + %s\n", line(c.Name), indented(c.Before), indented(c.After))
 			}
 			say(a.stdout, "%d the same, %d changed\n", r.Same, len(r.Changed))
 		}

@@ -144,8 +144,8 @@ func (a *app) newPolicy(dir, in string) error {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "policy": dir})
 		return nil
 	}
-	say(a.stdout, "made      %s, a policy in %s\n", printable(dir), in)
-	say(a.stdout, "next      cloister policy build %s && cloister policy test %s %s\n", printable(dir), printable(path.Join(dir, name+".wasm")), printable(path.Join(dir, "fixtures")))
+	say(a.stdout, "made      %s, a policy in %s\n", line(dir), in)
+	say(a.stdout, "next      cloister policy build %s && cloister policy test %s %s\n", line(dir), line(path.Join(dir, name+".wasm")), line(path.Join(dir, "fixtures")))
 	return nil
 }
 
@@ -200,7 +200,7 @@ func (a *app) buildPolicy(ctx context.Context, dir string) error {
 		printJSON(a.stdout, map[string]any{"status": statusDone, "policy": packed})
 		return nil
 	}
-	say(a.stdout, "built     %s\n", printable(packed))
+	say(a.stdout, "built     %s\n", line(packed))
 	return nil
 }
 

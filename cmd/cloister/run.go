@@ -237,24 +237,24 @@ func (a *app) summary(w io.Writer, r *client.Report, asked []abi.Channel) {
 	}
 	run := r.Statement.Predicate
 	if run.Executor.Runtime != "" {
-		say(w, "ran       %s, executor %s\n", printable(run.Executor.Runtime), printable(run.Executor.Name))
+		say(w, "ran       %s, executor %s\n", line(run.Executor.Runtime), line(run.Executor.Name))
 	}
 	for _, a := range run.Assets {
 		if a.Kind == "environment" && a.Verified {
-			say(w, "in        the environment %s\n", printable(a.Digest))
+			say(w, "in        the environment %s\n", line(a.Digest))
 		}
 	}
 	if len(run.Policies) == 0 {
 		say(w, "policies  none: everything that the job declares may leave\n")
 	}
 	for _, k := range run.Keys {
-		say(w, "unsealed  %s, by a key that the KMS released in request %s\n", k.Asset, printable(k.RequestID))
+		say(w, "unsealed  %s, by a key that the KMS released in request %s\n", k.Asset, line(k.RequestID))
 	}
 	for _, d := range run.Decisions {
-		say(w, "%-9s %s\n", d.Point, printable(verdict(d, run.Policies)))
+		say(w, "%-9s %s\n", d.Point, line(verdict(d, run.Policies)))
 	}
 	for _, l := range r.Landed {
-		say(w, "released  %s, %d bytes%s, to %s\n", l.Channel, l.Bytes, conditions(&run, l.Channel), printable(l.Path))
+		say(w, "released  %s, %d bytes%s, to %s\n", l.Channel, l.Bytes, conditions(&run, l.Channel), line(l.Path))
 	}
 	if run.Outcome != receipt.Succeeded {
 		sayChannels(w, &run, asked)
@@ -307,7 +307,7 @@ func conditions(run *receipt.Run, ch abi.Channel) string {
 		switch {
 		case a.Channel != ch:
 		case len(a.Recipients) == 1:
-			said += ", sealed to " + printable(abbreviated(a.Recipients[0]))
+			said += ", sealed to " + line(abbreviated(a.Recipients[0]))
 		case len(a.Recipients) > 1:
 			said += fmt.Sprintf(", sealed to %d recipients", len(a.Recipients))
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/image/kernel"
 	"github.com/cloister-run/cloister/enclave/image/ramdisk"
 	"github.com/cloister-run/cloister/enclave/image/rootfs"
+	"github.com/cloister-run/cloister/enclave/image/until"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -184,7 +185,7 @@ func (in Input) Digest(ctx context.Context) (sum []byte, bytes int64, err error)
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, 0, fmt.Errorf("%s: %w: it is no regular file", in.Path, ramdisk.ErrChanged)
 	}
-	_, err = io.Copy(h, f) // its size was bounded when it was opened
+	_, err = io.Copy(h, until.Done(ctx, f)) // its size was bounded when it was opened
 	return h.Sum(nil), h.n, err
 }
 

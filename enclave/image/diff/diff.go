@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/image/until"
 )
 
 // Most is how many changes of files are listed; more are counted.
@@ -168,22 +169,9 @@ func (c *comparison) describe(data *io.SectionReader, text bool) (string, error)
 		return b.String(), err
 	}
 	sum := sha256.New()
-	if _, err := io.CopyBuffer(sum, untilDone{c.ctx, data}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(sum, until.Done(c.ctx, data), make([]byte, 1<<20)); err != nil {
 		return "", err
 	}
 	_, err := data.Seek(0, io.SeekStart)
 	return fmt.Sprintf("%d bytes, sha256:%s", data.Size(), hex.EncodeToString(sum.Sum(nil))), err
-}
-
-// untilDone reads until ctx ends.
-type untilDone struct {
-	ctx  context.Context
-	from io.Reader
-}
-
-func (u untilDone) Read(p []byte) (int, error) {
-	if err := context.Cause(u.ctx); err != nil {
-		return 0, err
-	}
-	return u.from.Read(p)
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/cloister-run/cloister/enclave/image/ramdisk"
+	"github.com/cloister-run/cloister/enclave/image/until"
 )
 
 // maxUnpacked bounds a ramdisk once it is unpacked, in bytes: as much as a section may hold.
@@ -128,7 +129,7 @@ type identity struct {
 // goes by more than that, the files are in doubt.
 func (c *comparison) files(from io.Reader) (*files, error) {
 	found := &files{all: map[string]file{}}
-	r := ramdisk.NewReader(untilDone{c.ctx, from}, maxUnpacked)
+	r := ramdisk.NewReader(until.Done(c.ctx, from), maxUnpacked)
 	var names ramdisk.Names
 	links := map[identity]int{}
 	linked := []file{{}} // what each group of names holds; index 0 is none

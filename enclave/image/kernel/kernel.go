@@ -47,14 +47,13 @@ func Check(r io.ReaderAt, size int64, arm bool) (version string, err error) {
 	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	isX86 := len(head) > versionAt+2 && binary.LittleEndian.Uint16(head[bootFlagAt:]) == bootFlag && string(head[setupMagicAt:setupMagicAt+4]) == setupMagic
 	isARM := len(head) >= armMagicAt+4 && string(head[armMagicAt:armMagicAt+4]) == armMagic
 	switch {
 	case arm && isARM:
 		return search(r, size)
-	case !arm && isX86:
+	case !arm && isX86(head):
 		return setupVersion(r, size, head)
-	case isX86:
+	case isX86(head):
 		return "", refuse("take an Image that was built for arm64", "it is a bzImage, for x86_64")
 	case isARM:
 		return "", refuse("take a bzImage that was built for x86_64", "it is an Image, for arm64")
@@ -66,6 +65,11 @@ func Check(r io.ReaderAt, size int64, arm bool) (version string, err error) {
 		return "", refuse("take the bzImage (x86_64) or the Image (arm64) of the same build", "it is an EFI program and no plain kernel")
 	}
 	return "", refuse("take a bzImage for x86_64, an Image for arm64", "it is no kernel")
+}
+
+// isX86 reports whether a file that begins so is a bzImage.
+func isX86(head []byte) bool {
+	return len(head) > versionAt+2 && binary.LittleEndian.Uint16(head[bootFlagAt:]) == bootFlag && string(head[setupMagicAt:setupMagicAt+4]) == setupMagic
 }
 
 // setupVersion is where the header of a bzImage says.

@@ -23,6 +23,7 @@ import (
 	"github.com/cloister-run/cloister/enclave/image"
 	"github.com/cloister-run/cloister/enclave/image/build"
 	"github.com/cloister-run/cloister/enclave/image/eif"
+	"github.com/cloister-run/cloister/enclave/image/until"
 	"github.com/cloister-run/cloister/jobspec"
 )
 
@@ -32,10 +33,13 @@ const Version = 1
 // MaxSize bounds a manifest in bytes.
 const MaxSize = 1 << 20
 
+// digits are those of hexadecimal, as everything is written here.
+const digits = "0123456789abcdef"
+
 // Manifest says what an image was built of.
 type Manifest struct {
 	Version int `json:"version"`
-	// Commit is that of the sources, as the publisher says; it may be empty. Tool built the image.
+	// Commit is that of the sources, as the publisher says ([IsCommit]); it may be empty. Tool built the image.
 	Commit string `json:"commit,omitempty"`
 	Tool   string `json:"tool"`
 	// Recipe is in its one spelling.
@@ -89,8 +93,15 @@ func Parse(data []byte) (*Manifest, error) {
 	if m.Version != Version {
 		return nil, fmt.Errorf("%w: version %d is not known; %d is", ErrInvalid, m.Version, Version)
 	}
-	if m.Recipe == nil || m.Image == nil {
+	switch {
+	case m.Recipe == nil || m.Image == nil:
 		return nil, fmt.Errorf("%w: it lacks the recipe or the image", ErrInvalid)
+	case m.Commit != "" && !IsCommit(m.Commit):
+		return nil, fmt.Errorf("%w: commit: %.80q is none", ErrInvalid, m.Commit)
+	case m.Image.Bytes < 0:
+		return nil, fmt.Errorf("%w: image.bytes: a file of %d bytes", ErrInvalid, m.Image.Bytes)
+	case !hexOf(m.Image.SHA384, sha512.Size384):
+		return nil, fmt.Errorf("%w: image.sha384: %.120q is no SHA-384 in hexadecimal", ErrInvalid, m.Image.SHA384)
 	}
 	set, err := attest.ParsePCRSet(m.PCRs)
 	if err != nil {
@@ -102,6 +113,16 @@ func Parse(data []byte) (*Manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// IsCommit reports whether text names a commit as git rev-parse does, whole or shortened: 7 to 64 hexadecimal digits.
+func IsCommit(text string) bool {
+	return len(text) >= 7 && len(text) <= 64 && strings.Trim(text, digits) == ""
+}
+
+// hexOf reports whether text is so many bytes in lower-case hexadecimal, as [Look] writes them.
+func hexOf(text string, bytes int) bool {
+	return len(text) == 2*bytes && strings.Trim(text, digits) == ""
 }
 
 // Make builds what a plan says, keeps nothing of it, and says what it was built of.
@@ -141,7 +162,7 @@ func Look(ctx context.Context, r io.ReaderAt, size int64) (*File, map[string]str
 		all["8"] = signer.PCR8.String()
 	}
 	sum := sha512.New384()
-	if _, err := io.Copy(sum, io.NewSectionReader(r, 0, size)); err != nil {
+	if _, err := io.Copy(sum, until.Done(ctx, io.NewSectionReader(r, 0, size))); err != nil {
 		return nil, nil, err
 	}
 	return &File{Bytes: size, SHA384: hex.EncodeToString(sum.Sum(nil))}, all, nil

@@ -93,12 +93,19 @@ func TestWhatIsMadeParses(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	raw := text(t)
+	digest := raw[strings.Index(raw, `"sha384":"`)+len(`"sha384":"`):][:96]
 	for rule, data := range map[string]string{
 		"nothing": "", "text": "hello", "an unknown field": strings.Replace(raw, `"tool"`, `"more":1,"tool"`, 1), "something behind it": raw + "{}",
 		"another version": strings.Replace(raw, `"version":1`, `"version":2`, 1), "no recipe": strings.Replace(raw, `"recipe":{`, `"recipe":null,"x":{`, 1),
 		"no image": raw[:strings.Index(raw, `,"image"`)] + "}", "no PCR2": strings.Replace(raw, `,"2":"`, `,"3":"`, 1), "a short PCR": strings.Replace(raw, `"0":"`, `"0":"00`, 1),
+		"a commit of two lines": strings.Replace(raw, `"abcdef0"`, `"abcdef0\nVERIFIED"`, 1), "a short commit": strings.Replace(raw, `"abcdef0"`, `"abcdef"`, 1), "a long one": strings.Replace(raw, `"abcdef0"`, `"`+strings.Repeat("a", 65)+`"`, 1),
+		"a file of less than nothing": strings.Replace(raw, `"image":{"bytes":`, `"image":{"bytes":-`, 1), "a short digest": strings.Replace(raw, `"sha384":"`, `"sha384":"0`, 1),
+		"a digest that is none": strings.Replace(raw, `"sha384":"`+digest, `"sha384":"`+strings.Repeat("x", 96), 1), "a digest in capitals": strings.Replace(raw, `"sha384":"`+digest, `"sha384":"`+strings.Repeat("A", 96), 1),
 		"a megabyte": raw + strings.Repeat(" ", manifest.MaxSize),
 	} {
+		if data == raw {
+			t.Errorf("%s: nothing is changed", rule)
+		}
 		if _, err := manifest.Parse([]byte(data)); !errors.Is(err, manifest.ErrInvalid) {
 			t.Errorf("%s: %v", rule, err)
 		}

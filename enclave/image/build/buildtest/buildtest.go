@@ -35,6 +35,8 @@ func BzImage(version, config string) []byte {
 	payload := zip(append(vmlinux, make([]byte, 100_000)...))
 	binary.LittleEndian.PutUint32(b[0x248:], payloadAt)
 	binary.LittleEndian.PutUint32(b[0x24c:], uint32(len(payload)))
+	payload = append(payload, make([]byte, -len(payload)&15)...)
+	binary.LittleEndian.PutUint32(b[0x1f4:], uint32(payloadAt+len(payload))/16)
 	return append(b, payload...)
 }
 
