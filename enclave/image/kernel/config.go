@@ -62,6 +62,7 @@ func (c Config) Lacks(use Use) []string {
 		{"TMPFS", "there is no place in memory for jobs", ""},
 		{"CGROUPS", "jobs have no limits", ""},
 		{"MEMCG", "jobs have no limits of memory", ""},
+		{"CGROUP_PIDS", "jobs have no limits of processes", ""},
 		{"USER_NS", "executors cannot be walled in", ""},
 		{"SECCOMP_FILTER", "executors cannot be walled in", ""},
 	}

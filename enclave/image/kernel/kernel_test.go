@@ -3,12 +3,15 @@ package kernel_test
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io/fs"
 	"maps"
+	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -249,6 +252,183 @@ func TestXZ(t *testing.T) {
 				t.Errorf("%s: cut at %d, and taken", kind, i)
 			}
 		}
+	}
+}
+
+// large is a module of about 70 KB whose section of names or whose .modinfo, by index, says that it unpacks to 1 GiB, or
+// that it is as long.
+func large(t *testing.T, index int, flags uint64) []byte {
+	t.Helper()
+	module := buildtest.Module("rng-core")
+	var zeros bytes.Buffer // as zlib packs them
+	w := zlib.NewWriter(&zeros)
+	for range 1 << 6 {
+		_, _ = w.Write(make([]byte, 1<<20))
+	}
+	_ = w.Close()
+	at := binary.LittleEndian.Uint64(module[0x28:]) + uint64(index)*64 // its header
+	data := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 1), 1<<26), 1)
+	data = append(data, zeros.Bytes()...)
+	binary.LittleEndian.PutUint64(module[at+8:], flags)
+	binary.LittleEndian.PutUint64(module[at+24:], uint64(len(module)))
+	binary.LittleEndian.PutUint64(module[at+32:], uint64(len(data)))
+	if flags == 0 {
+		binary.LittleEndian.PutUint64(module[at+32:], 1<<30)
+	}
+	return append(module, data...)
+}
+
+// TestASectionIsInItsModule: what a module says of its sections makes nobody allocate more than it has.
+func TestASectionIsInItsModule(t *testing.T) {
+	const compressed = 0x800 // SHF_COMPRESSED
+	put := func(at int, v ...byte) []byte {
+		module := buildtest.Module("rng-core")
+		copy(module[at:], v)
+		return module
+	}
+	headers := int(binary.LittleEndian.Uint64(buildtest.Module("rng-core")[0x28:]))
+	shared := buildtest.Module("rng-core") // many sections, and a name of a megabyte for each
+	{
+		names := make([]byte, 0, 1<<20)
+		for len(names) < 1<<20-1 {
+			names = append(names, 'x')
+		}
+		at := len(shared)
+		shared = append(append(shared, names...), 0)
+		table := make([]byte, 0, 64*10_000)
+		for range 10_000 {
+			table = append(table, make([]byte, 64)...)
+		}
+		binary.LittleEndian.PutUint32(table[4:], 3) // SHT_STRTAB
+		binary.LittleEndian.PutUint64(table[24:], uint64(at))
+		binary.LittleEndian.PutUint64(table[32:], 1<<20)
+		binary.LittleEndian.PutUint64(shared[0x28:], uint64(len(shared)))
+		binary.LittleEndian.PutUint16(shared[0x3c:], 10_000)
+		binary.LittleEndian.PutUint16(shared[0x3e:], 0)
+		shared = append(shared, table...)
+	}
+	for rule, test := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"names that are compressed":   {large(t, 2, compressed), "cut, damaged"},
+		".modinfo is compressed":      {large(t, 1, compressed), "leaves the file, or is compressed"},
+		"names of 1 GiB":              {large(t, 2, 0), "cut, damaged"},
+		".modinfo of 1 GiB":           {large(t, 1, 0), "leaves the file, or is compressed"},
+		"ten thousand long names":     {shared, "no .modinfo"},
+		".modinfo of nothing":         {put(headers+64+4, 8), "leaves the file, or is compressed"}, // SHT_NOBITS
+		"headers behind the end":      {put(0x28, 0xff, 0xff, 0xff), "cut, damaged"},
+		"headers before all":          {put(0x28, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), "cut, damaged"},
+		"more headers than there are": {put(0x3c, 0xff, 0xff), "cut, damaged"},
+		"headers of another size":     {put(0x3a, 40), "cut, damaged"},
+		"no section":                  {put(0x3c, 0, 0), "no .modinfo"},
+		"names that are not there":    {put(0x3e, 3), "no .modinfo"},
+		"32 bits":                     {put(4, 1), "64 bits"},
+		"the other end first":         {put(5, 2), "64 bits"},
+		"a name behind all":           {put(headers+64, 0xff, 0xff, 0xff, 0xff), "no .modinfo"},
+		"cut":                         {buildtest.Module()[:60], "cut, damaged"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := kernel.Modules(t.Context(), fstest.MapFS{"a.ko": {Data: test.data}}, []string{"a"})
+		runtime.ReadMemStats(&after)
+		if wrong, ok := errors.AsType[*kernel.Error](err); !ok || !strings.Contains(wrong.Reason, test.want) {
+			t.Errorf("%s: %v, want %q", rule, err, test.want)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 32<<20 {
+			t.Errorf("%s: %d MiB were allocated", rule, took>>20)
+		}
+	}
+}
+
+// TestModulesAreBoundedTogether, too.
+func TestModulesAreBoundedTogether(t *testing.T) {
+	dir := fstest.MapFS{"a.ko": {Data: buildtest.Module("b")}, "b.ko": {Data: buildtest.Module()}}
+	both := len(dir["a.ko"].Data) + len(dir["b.ko"].Data)
+	if found, err := kernel.ModulesUpTo(t.Context(), dir, []string{"a"}, both); err != nil || len(found) != 2 {
+		t.Errorf("%d, %v", len(found), err)
+	}
+	_, err := kernel.ModulesUpTo(t.Context(), dir, []string{"a"}, both-1)
+	if wrong, ok := errors.AsType[*kernel.Error](err); !ok || !strings.Contains(wrong.Reason, "the modules are over") {
+		t.Error(err)
+	}
+}
+
+// TestExtent: a bzImage says how long it is, with what signs it; nothing else does.
+func TestExtent(t *testing.T) {
+	plain := buildtest.BzImage("6.1", "")
+	signed := func(change func([]byte)) []byte { // as sbsign does it
+		b := bytes.Clone(plain)
+		copy(b, "MZ")
+		binary.LittleEndian.PutUint32(b[0x3c:], 0x40)
+		copy(b[0x40:], "PE\x00\x00")
+		header := b[0x40+24:]
+		binary.LittleEndian.PutUint16(header, 0x20b)
+		binary.LittleEndian.PutUint32(header[108:], 6)
+		binary.LittleEndian.PutUint32(header[144:], uint32(len(plain)))
+		binary.LittleEndian.PutUint32(header[148:], 1472)
+		change(b)
+		return b
+	}
+	size := int64(len(plain))
+	for rule, test := range map[string]struct {
+		data []byte
+		want int64
+	}{
+		"plain":                   {plain, size},
+		"with more behind":        {append(bytes.Clone(plain), 1), size},
+		"cut":                     {plain[:len(plain)-1], size},
+		"signed":                  {signed(func([]byte) {}), size + 1472},
+		"no sectors means four":   {func() []byte { b := bytes.Clone(plain); b[0x1f1] = 0; return b }(), size - 4*512},
+		"no program of EFI":       {signed(func(b []byte) { b[0] = 0 }), size},
+		"a PE header behind all":  {signed(func(b []byte) { binary.LittleEndian.PutUint32(b[0x3c:], 1<<32-1) }), size},
+		"another magic":           {signed(func(b []byte) { b[0x40] = 'N' }), size},
+		"a header of 32 bits":     {signed(func(b []byte) { b[0x40+24] = 0x0b; b[0x40+25] = 1 }), size},
+		"no place for signatures": {signed(func(b []byte) { b[0x40+24+108] = 4 }), size},
+		"an old protocol":         {func() []byte { b := bytes.Clone(plain); copy(b[0x206:], "\x03\x02"); return b }(), 0},
+		"arm64":                   {buildtest.Image("6.1", ""), 0},
+		"text":                    {[]byte("hello"), 0},
+		"nothing":                 {nil, 0},
+	} {
+		if got, err := kernel.Extent(bytes.NewReader(test.data)); err != nil || got != test.want {
+			t.Errorf("%s: %d, %v, want %d", rule, got, err, test.want)
+		}
+	}
+}
+
+// What the documentation says that a kernel needs is what is looked for.
+func TestTheDocumentListsTheOptions(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/enclave-image.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, found := strings.Cut(string(text), "Built in must be ")
+	list, _, ends := strings.Cut(list, "`cloister image build`")
+	if !found || !ends {
+		t.Fatal("the list is not where it was")
+	}
+	builtIn, modules, _ := strings.Cut(list, "RD_GZIP for compressed ramdisks.")
+	option := regexp.MustCompile(`\b[A-Z][A-Z0-9_]{2,}\b`)
+	documented := func(text string) []string { return slices.Sorted(slices.Values(option.FindAllString(text, -1))) }
+	var needed, loadable []string
+	none, module := kernel.Config{"X": "y"}, kernel.Config{}
+	for _, lack := range none.Lacks(kernel.Use{Gzip: true}) {
+		name := regexp.MustCompile(`CONFIG_([A-Z0-9_]+)`).FindStringSubmatch(lack)[1]
+		module[name] = "m"
+		needed = append(needed, name)
+	}
+	for _, lack := range module.Lacks(kernel.Use{Gzip: true}) {
+		if strings.Contains(lack, "as a module") {
+			loadable = append(loadable, regexp.MustCompile(`CONFIG_([A-Z0-9_]+)`).FindStringSubmatch(lack)[1])
+		}
+	}
+	slices.Sort(loadable)
+	if got := documented(modules); !slices.Equal(got, loadable) {
+		t.Errorf("documented as possible modules: %q; looked for: %q", got, loadable)
+	}
+	needed = slices.Sorted(slices.Values(slices.DeleteFunc(needed, func(name string) bool { return slices.Contains(loadable, name) })))
+	if got := documented(builtIn + "RD_GZIP"); !slices.Equal(got, needed) {
+		t.Errorf("documented: %q; looked for: %q", got, needed)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +35,12 @@ type Module struct {
 // they can be loaded. They are anywhere in dir, which is like /lib/modules/VERSION; what modules.builtin lists
 // there is left out. Opening a FIFO of dir must not wait for who writes it. Errors are an [*Error], or those of dir.
 func Modules(ctx context.Context, dir fs.FS, load []string) ([]Module, error) {
-	s := &sorter{ctx: ctx, dir: dir, files: map[string][]string{}, builtin: map[string]bool{}, state: map[string]state{}}
+	return sorted(ctx, dir, load, maxModules)
+}
+
+// sorted are the modules, which take most bytes at most.
+func sorted(ctx context.Context, dir fs.FS, load []string, most int) ([]Module, error) {
+	s := &sorter{ctx: ctx, dir: dir, files: map[string][]string{}, builtin: map[string]bool{}, state: map[string]state{}, left: most}
 	if err := s.find(); err != nil {
 		return nil, err
 	}
@@ -69,7 +73,8 @@ type sorter struct {
 	builtin map[string]bool
 	state   map[string]state
 	order   []Module
-	bytes   int
+	// left is what modules may still take, in bytes.
+	left int
 }
 
 // state is how far a module is.
@@ -142,7 +147,7 @@ func (s *sorter) add(name, by string) error {
 	if err != nil {
 		return err
 	}
-	if s.bytes += len(data); s.bytes > maxModules {
+	if s.left -= len(data); s.left < 0 {
 		return refuse("load fewer", "the modules are over %d MiB", maxModules>>20)
 	}
 	needs, err := depends(data)
@@ -157,28 +162,6 @@ func (s *sorter) add(name, by string) error {
 	s.state[name] = added
 	s.order = append(s.order, Module{Name: name, Data: data})
 	return nil
-}
-
-// depends are the names of the modules that a module says it needs (scripts/mod/modpost.c, add_depends).
-func depends(data []byte) ([]string, error) {
-	binary, err := elf.NewFile(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
-	section := binary.Section(".modinfo")
-	if section == nil {
-		return nil, errors.New("it has no .modinfo")
-	}
-	info, err := section.Data()
-	if err != nil {
-		return nil, err
-	}
-	for field := range bytes.SplitSeq(info, []byte{0}) {
-		if names, ok := bytes.CutPrefix(field, []byte("depends=")); ok && len(names) > 0 {
-			return strings.Split(string(names), ","), nil
-		}
-	}
-	return nil, nil
 }
 
 // unpack reads a module, which the kernel of an image has to take as it is.
