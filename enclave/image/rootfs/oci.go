@@ -2,9 +2,11 @@ package rootfs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -14,6 +16,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // The bounds of an image's documents.
@@ -75,6 +78,33 @@ func (l layout) open(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) 
 		return nil, err
 	}
 	return f, nil
+}
+
+// isIndex says what a document is, an index or else a manifest, by what it holds. What others say of its type, a
+// registry in a header above all, is under no digest: a document that reads as both would be one image or another
+// as they choose (CVE-2021-41190), and is refused as one is that says otherwise of itself.
+func isIndex(text []byte) (bool, error) {
+	var fields map[string]json.RawMessage
+	var said struct {
+		MediaType types.MediaType `json:"mediaType"`
+	}
+	if err := errors.Join(json.Unmarshal(text, &fields), json.Unmarshal(text, &said)); err != nil {
+		return false, refuse("its manifest is none: %v", err)
+	}
+	index, manifest := false, false
+	for name := range fields { // package json takes them in any case
+		index = index || strings.EqualFold(name, "manifests")
+		manifest = manifest || strings.EqualFold(name, "config") || strings.EqualFold(name, "layers")
+	}
+	switch kind := said.MediaType; {
+	case index && manifest:
+		return false, refuse("its manifest is an index too: it would be one image or another as it is read")
+	case !index && !manifest:
+		return false, refuse("its manifest is none: it has no layers, and no manifests as an index has")
+	case kind != "" && (index && !kind.IsIndex() || manifest && !kind.IsImage()):
+		return false, refuse("its manifest or index says that it is %.100q, and holds something else", kind)
+	}
+	return index, nil
 }
 
 func document(from io.Reader, what string) ([]byte, error) {
@@ -149,6 +179,9 @@ func (p *puller) fetch(d v1.Descriptor, what string) ([]byte, error) {
 // choose finds the one manifest of an index that is for the architecture.
 func (p *puller) choose(index []byte, depth int) (v1.Descriptor, error) {
 	none := v1.Descriptor{}
+	if is, err := isIndex(index); err != nil || !is {
+		return none, cmp.Or(err, refuse("its index is no OCI image index, but a manifest"))
+	}
 	parsed, err := v1.ParseIndexManifest(bytes.NewReader(index))
 	if err != nil {
 		return none, refuse("its index is no OCI image index: %v", err)
@@ -183,6 +216,14 @@ func (p *puller) pull(d v1.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.image(text, d.Digest)
+}
+
+// image reads the image of a manifest, which has that digest.
+func (p *puller) image(text []byte, digest v1.Hash) (*Image, error) {
+	if index, err := isIndex(text); err != nil || index {
+		return nil, cmp.Or(err, refuse("its manifest is none, but an index"))
+	}
 	manifest, err := v1.ParseManifest(bytes.NewReader(text))
 	if err != nil {
 		return nil, refuse("its manifest is none: %v", err)
@@ -210,7 +251,7 @@ func (p *puller) pull(d v1.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Tree: t, Digest: d.Digest.String()}, nil
+	return &Image{Tree: t, Digest: digest.String()}, nil
 }
 
 // inLayer says which layer an error is of.

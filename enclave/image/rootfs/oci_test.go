@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +180,17 @@ func TestRepeatedWhiteouts(t *testing.T) {
 	same(t, img.Tree, "folder 755 d", `file 644 d/old = ""`, "folder 755 d/sub", "folder 755 f", `file 644 f/new = ""`)
 }
 
+// both is an index of what is a manifest and an index, as it says itself of that type.
+func both(t *testing.T, b blobs, d descriptor, kind string) map[string]any {
+	t.Helper()
+	var fields map[string]any
+	if err := json.Unmarshal(b[d.Digest], &fields); err != nil {
+		t.Fatal(err)
+	}
+	fields["mediaType"], fields["manifests"] = kind, []descriptor{d}
+	return index(b.json(t, kind, fields))
+}
+
 func TestOCIRefuses(t *testing.T) {
 	one := packed(t, item{name: "a", content: "a"})
 	for rule, test := range map[string]struct {
@@ -229,6 +241,50 @@ func TestOCIRefuses(t *testing.T) {
 			return index(b.image(t, "amd64", one, packed(t, item{name: "x/y"}, item{name: "x/.wh..."}, item{name: ".wh..."})))
 		}, "takes away no name"},
 		"a manifest of another kind": {func(b blobs) map[string]any { return index(b.json(t, manifestType, "hello")) }, "its manifest is none"},
+		"a manifest that is an index too": {func(b blobs) map[string]any {
+			return both(t, b, b.image(t, "amd64", one), manifestType)
+		}, "is an index too"},
+		"an index that is a manifest too": {func(b blobs) map[string]any {
+			return both(t, b, b.image(t, "amd64", one), indexType)
+		}, "is an index too"},
+		"one in the file itself": {func(b blobs) map[string]any {
+			top := index(b.image(t, "amd64", one))
+			top["Layers"] = []string{} // a name in another case is the same to those who read it
+			return top
+		}, "is an index too"},
+		"a manifest where an index should be": {func(b blobs) map[string]any {
+			d := b.image(t, "amd64", one)
+			d.MediaType = indexType
+			return index(d)
+		}, "no OCI image index, but a manifest"},
+		"an index where a manifest should be": {func(b blobs) map[string]any {
+			d := b.json(t, indexType, index(b.image(t, "amd64", one)))
+			d.MediaType = manifestType
+			return index(d)
+		}, "its manifest is none, but an index"},
+		"a manifest that says it is an index": {func(b blobs) map[string]any {
+			config := b.json(t, configType, map[string]any{})
+			return index(b.json(t, manifestType, map[string]any{"mediaType": indexType, "config": config, "layers": []descriptor{}}))
+		}, "and holds something else"},
+		"an index that says it is a manifest": {func(b blobs) map[string]any {
+			top := index(b.image(t, "amd64", one))
+			top["mediaType"] = manifestType
+			return top
+		}, "and holds something else"},
+		"neither": {func(b blobs) map[string]any {
+			return index(b.json(t, manifestType, map[string]any{"schemaVersion": 2}))
+		}, "no layers, and no manifests"},
+		"many layers": {func(b blobs) map[string]any {
+			ids, layers := slices.Repeat([]string{digest(one)}, 513), slices.Repeat([]descriptor{b.add(layerType, one)}, 513)
+			config := b.json(t, configType, map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"diff_ids": ids}})
+			return index(b.json(t, manifestType, map[string]any{"schemaVersion": 2, "config": config, "layers": layers}))
+		}, "513 layers, and its configuration 513; at most 512"},
+		"a layer of 64 GiB and a byte": {func(b blobs) map[string]any {
+			layer := b.add(layerType, one)
+			layer.Size = 64<<30 + 1
+			config := b.json(t, configType, map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"diff_ids": []string{digest(one)}}})
+			return index(b.json(t, manifestType, map[string]any{"schemaVersion": 2, "config": config, "layers": []descriptor{layer}}))
+		}, "layer 0: 68719476737 bytes"},
 		"indices without end": {func(b blobs) map[string]any {
 			d := b.image(t, "amd64", one)
 			for range 5 {
@@ -284,8 +340,49 @@ func TestAFIFOHoldsNothingUp(t *testing.T) {
 	}
 }
 
+// typed answers with a type of its own.
+type typed struct {
+	http.ResponseWriter
+	kind string
+}
+
+func (a typed) WriteHeader(status int) {
+	a.Header().Set("Content-Type", a.kind)
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// TestAManifestIsTheOneThatWasNamed, whatever a registry says of types and digests.
+func TestAManifestIsTheOneThatWasNamed(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	b := blobs{}
+	amd := b.image(t, "amd64", packed(t, item{name: "a"}))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, name, found := strings.Cut(r.URL.Path, "/manifests/")
+		if found { // for whatever is asked
+			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+prettyjws")
+			w.Header().Set("Docker-Content-Digest", name)
+			name = amd.Digest
+		} else if _, name, found = strings.Cut(r.URL.Path, "/blobs/"); !found {
+			return
+		}
+		_, _ = w.Write(b[name])
+	}))
+	defer server.Close()
+	_, err := rootfs.Pull(t.Context(), strings.TrimPrefix(server.URL, "http://")+"/app@"+digest([]byte("another")), "amd64")
+	if wrong, ok := errors.AsType[*rootfs.Error](err); !ok || !strings.Contains(wrong.Reason, "damaged or replaced") {
+		t.Error(err)
+	}
+}
+
 func TestPull(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	said := "" // by the registry, of the type of a manifest
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") && said != "" {
+			w = typed{w, said}
+		}
+		images.ServeHTTP(w, r)
+	}))
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
@@ -312,16 +409,20 @@ func TestPull(t *testing.T) {
 	put("manifests/amd", manifestType, b[amd.Digest])
 	put("manifests/arm", manifestType, b[arm.Digest])
 	put("manifests/top", indexType, b[top.Digest])
-	for _, d := range []descriptor{amd, top} {
-		img, err := rootfs.Pull(t.Context(), host+"/app@"+d.Digest, "amd64")
-		if err != nil {
-			t.Fatal(err)
+	// What the registry says of the type of either is not believed.
+	for _, said = range []string{"", indexType, manifestType, "application/vnd.docker.distribution.manifest.v1+prettyjws", "text/plain"} {
+		for _, d := range []descriptor{amd, top} {
+			img, err := rootfs.Pull(t.Context(), host+"/app@"+d.Digest, "amd64")
+			if err != nil {
+				t.Fatalf("%s: %v", said, err)
+			}
+			if same(t, img.Tree, layered()...); img.Digest != amd.Digest {
+				t.Error(img.Digest)
+			}
+			_ = img.Close()
 		}
-		if same(t, img.Tree, layered()...); img.Digest != amd.Digest {
-			t.Error(img.Digest)
-		}
-		_ = img.Close()
 	}
+	said = ""
 	if _, err := rootfs.Pull(t.Context(), host+"/app@"+arm.Digest, "amd64"); err == nil || !strings.Contains(err.Error(), "linux/arm64") {
 		t.Error(err)
 	}

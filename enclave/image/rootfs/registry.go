@@ -30,12 +30,22 @@ func Pull(ctx context.Context, reference, arch string) (*Image, error) {
 	if err != nil {
 		return nil, unavailable(ctx, err)
 	}
+	// Of some old types package remote takes the registry's word for the digest.
+	digest, _, err := v1.SHA256(bytes.NewReader(found.Manifest))
+	if err != nil || digest.String() != ref.DigestStr() {
+		return nil, refuse("the registry gave %s for %s: it was damaged or replaced", digest, ref.DigestStr())
+	}
 	p := &puller{ctx: ctx, from: from, arch: arch}
-	d := found.Descriptor
-	if d.MediaType.IsIndex() { // what was fetched by its digest has it, or is not given
-		if d, err = p.choose(found.Manifest, 0); err != nil {
-			return nil, err
-		}
+	index, err := isIndex(found.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	if !index {
+		return p.image(found.Manifest, digest)
+	}
+	d, err := p.choose(found.Manifest, 0)
+	if err != nil {
+		return nil, err
 	}
 	return p.pull(d)
 }

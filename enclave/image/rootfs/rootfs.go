@@ -55,6 +55,7 @@ type Tree struct {
 	bytes int64
 	// entries are the names below the root, names the bytes of their paths and targets.
 	entries, names int
+	most           bounds
 	// layer counts the layers that were laid over one another.
 	layer  int
 	closes []io.Closer
@@ -68,7 +69,15 @@ type node struct {
 	layer, cleared, length int
 }
 
-func newTree() *Tree { return &Tree{top: &node{Node: folder(0o755), below: map[string]*node{}}} }
+// bounds are those of a tree.
+type bounds struct {
+	entries int
+	bytes   int64
+}
+
+func newTree() *Tree {
+	return &Tree{top: &node{Node: folder(0o755), below: map[string]*node{}}, most: bounds{maxEntries, maxBytes}}
+}
 
 func folder(mode uint32) *ramdisk.Node { return &ramdisk.Node{Kind: ramdisk.Folder, Mode: mode} }
 
@@ -158,8 +167,8 @@ func (t *Tree) put(dir *node, name string, n *ramdisk.Node) error {
 	t.entries++
 	t.names += child.bytes()
 	switch {
-	case t.entries > maxEntries:
-		return refuse("it holds more than %d files and folders", maxEntries)
+	case t.entries > t.most.entries:
+		return refuse("it holds more than %d files and folders", t.most.entries)
 	case t.names > maxNames:
 		return refuse("its paths, and what its links lead to, are over %d MiB", maxNames>>20)
 	}
@@ -254,8 +263,8 @@ func (t *Tree) content(name string, size int64) error {
 	if size > ramdisk.MaxFile {
 		return refuse("%q: a file of %d bytes; a ramdisk takes files of 4 GiB less one byte", name, size)
 	}
-	if t.bytes += size; t.bytes > maxBytes {
-		return refuse("it holds more than %d GiB", maxBytes>>30)
+	if t.bytes += size; t.bytes > t.most.bytes {
+		return refuse("it holds more than %d GiB", t.most.bytes>>30)
 	}
 	return nil
 }

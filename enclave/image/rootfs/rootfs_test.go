@@ -222,6 +222,53 @@ func TestTarRefuses(t *testing.T) {
 	}
 }
 
+// TestBounds: a tree holds so many names and bytes, and a tar so many entries, and none more.
+func TestBounds(t *testing.T) {
+	three := func(name string) []item {
+		return []item{{name: name, content: "12"}, {name: "b", content: "12"}, {name: "c/d", content: "12"}} // c is one too
+	}
+	for rule, test := range map[string]struct {
+		items   []item
+		entries int
+		bytes   int64
+		want    string
+	}{
+		"as much as is allowed":                 {three("a"), 4, 6, ""},
+		"a name more":                           {three("a"), 3, 6, "more than 3 files and folders"},
+		"a byte more":                           {three("a"), 4, 5, "more than 0 GiB"},
+		"a name again":                          {three("b"), 3, 6, ""},
+		"names that are left out, but are read": {slices.Repeat([]item{{name: "dev/null", kind: tar.TypeChar}}, 6), 4, 6, "more than 4 entries"},
+	} {
+		tree, err := rootfs.TarUpTo(t.Context(), bytes.NewReader(packed(t, test.items...)), test.entries, test.bytes)
+		if err == nil {
+			_ = tree.Close()
+		}
+		if wrong, ok := errors.AsType[*rootfs.Error](err); ok != (test.want != "") || ok && !strings.Contains(wrong.Reason, test.want) {
+			t.Errorf("%s: %v, want %q", rule, err, test.want)
+		}
+	}
+}
+
+// TestAnotherFile: a folder's file is the one that was looked at, however the other one resembles it.
+func TestAnotherFile(t *testing.T) {
+	root := t.TempDir()
+	path := filepath.Join(root, "a")
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := rootfs.Folder(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	if err := errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, []byte("two"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tree.Find("a").Open(); !errors.Is(err, ramdisk.ErrChanged) {
+		t.Error(err)
+	}
+}
+
 // rechecksum sets the checksum of a header right.
 func rechecksum(h []byte) {
 	copy(h[148:156], "        ")

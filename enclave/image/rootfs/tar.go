@@ -119,8 +119,8 @@ func (l *layer) read(from io.Reader) error {
 			return context.Cause(l.ctx)
 		case err != nil && !errors.Is(err, tar.ErrInsecurePath): // names are looked at below
 			return damaged(err)
-		case n > maxEntries:
-			return refuse("it holds more than %d files and folders", maxEntries)
+		case n > l.tree.most.entries: // of which later ones may take the place of earlier ones
+			return refuse("it has more than %d entries", l.tree.most.entries)
 		}
 		if err := l.entry(h, in); err != nil {
 			return err
