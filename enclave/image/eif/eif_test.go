@@ -143,6 +143,7 @@ func TestReadRefuses(t *testing.T) {
 		{"a table that lies about a place", put64(28, 549), "the header says at 549"},
 		{"a table that lies about a size", put64(28+256, 7), "with 7"},
 		{"a table that lies about no section", put64(28+8*31, 1), "places a section 31"},
+		{"a table that lies about a size of no section", put64(28+256+8*31, 1), "places a section 31"},
 		{"sections that overlap", put64(28+8, 548), "the header says at 548"},
 		{"two kernels", more(1), "2 kernels"},
 		{"two command lines", more(2), "2 command lines"},

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/veraison/go-cose"
 
 	"github.com/cloister-run/cloister/enclave/image/eif"
 )
@@ -122,7 +123,44 @@ func TestI5_ASignatureThatIsNone(t *testing.T) {
 		}
 		return raw
 	}
+	type vouched struct {
+		Index int32    `cbor:"register_index"`
+		Value []uint16 `cbor:"register_value"`
+	}
+	value := make([]uint16, 48)
+	value[0] = 7
+	signer, err := cose.NewSigner(cose.AlgorithmES384, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := func(payload []byte) []byte {
+		message := cose.UntaggedSign1Message{Headers: cose.Headers{Protected: cose.ProtectedHeader{cose.HeaderLabelAlgorithm: cose.AlgorithmES384}}, Payload: payload}
+		raw, err := []byte(nil), message.Sign(rand.Reader, nil, signer)
+		if err == nil {
+			raw, err = message.MarshalCBOR()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ints := make([]uint16, len(raw))
+		for i, b := range raw {
+			ints[i] = uint16(b)
+		}
+		return encode([]one{{mine[0].Certificate, ints}})
+	}
+	twice := slices.Concat([]byte{0xa3}, encode("register_index"), encode(0), encode("register_value"), encode(value), encode("register_index"), encode(0))
+	// What is signed so counts, so that the rows below fail for what they are named for.
+	raw, _ := build(t, eif.Spec{Sign: func(eif.PCR) ([]byte, error) { return over(encode(vouched{0, value})), nil }}, parts...)
+	img, err := read(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.Signer(eif.PCR{7}); err != nil {
+		t.Fatal(err)
+	}
 	for rule, data := range map[string][]byte{
+		"another register":        over(encode(vouched{1, value})),
+		"a register named twice":  over(twice),
 		"nothing":                 nil,
 		"no CBOR":                 []byte("signed"),
 		"no signature":            encode([]one{}),

@@ -345,6 +345,22 @@ func TestNamesAreBoundedTogether(t *testing.T) {
 	}
 }
 
+// TestEntriesAreBounded, whatever is short enough in each.
+func TestEntriesAreBounded(t *testing.T) {
+	entry := []byte("070701" + "00000001" + "000081a4" + strings.Repeat("00000000", 9) + "00000002" + "00000000" + "a\x00")
+	r := ramdisk.NewReader(&again{data: entry}, 1<<40)
+	for n := 0; ; n++ {
+		_, err := r.Next()
+		if err == nil && n < ramdisk.MaxEntries {
+			continue
+		}
+		if wrong, ok := errors.AsType[*ramdisk.Error](err); !ok || n != ramdisk.MaxEntries || !strings.Contains(wrong.Reason, "more than 1048576 entries") {
+			t.Errorf("%d: %v", n, err)
+		}
+		return
+	}
+}
+
 // FuzzReader: whatever it is given, it ends, gives names and contents within bounds, and what it reads can be
 // written again to the same, where names are such that they may be.
 func FuzzReader(f *testing.F) {
