@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -254,6 +255,15 @@ func TestWhatCannotBeBuilt(t *testing.T) {
 		"no kernel at all":             {nil, put("bzImage", []byte("hello")), "kernel.file", "it is no kernel"},
 		"a configuration that is none": {[]string{"file: bzImage", "file: bzImage\n  config: profile.json"}, nothing, "kernel.config", "sets no option"},
 		"a module that is nowhere":     {[]string{"[nsm]", "[nsm, vsock]"}, nothing, "kernel.modules.load", `no module "vsock"`},
+		"a hundred modules and one": {nil, func(dir string) error {
+			var needs []string
+			var err error
+			for i := range 100 {
+				needs = append(needs, fmt.Sprintf("m%d", i))
+				err = errors.Join(err, put("modules/"+needs[i]+".ko", buildtest.Module())(dir))
+			}
+			return errors.Join(err, put("modules/kernel/drivers/nsm.ko", buildtest.Module(needs...))(dir))
+		}, "kernel.modules.load", "101 modules would be loaded; 100 can be"},
 		"no modules":                   {nil, remove("modules"), "kernel.modules.from", "no such file"},
 		"modules that are a FIFO":      {nil, fifo("modules"), "kernel.modules.from", "not a directory"},
 		"a FIFO modules.builtin":       {nil, fifo("modules/modules.builtin"), "kernel.modules.load", "modules.builtin is no regular file"},
@@ -359,6 +369,11 @@ func TestBuildingCanBeCancelled(t *testing.T) {
 	cancel(why)
 	if _, err := p.Write(ctx, &nowhere{}, nil); !errors.Is(err, why) {
 		t.Error(err)
+	}
+	for _, in := range p.Inputs() {
+		if _, _, err := in.Digest(ctx); !errors.Is(err, why) {
+			t.Errorf("%s: %v", in.At, err)
+		}
 	}
 	if _, err := build.Open(ctx, p.Recipe(), t.TempDir()); !errors.Is(err, why) {
 		t.Error(err)

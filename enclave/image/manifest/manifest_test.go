@@ -2,6 +2,7 @@ package manifest_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -153,6 +154,41 @@ func TestTheInputThatDiffersIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestLookingCanBeCancelled, also while the file is hashed.
+func TestLookingCanBeCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	f, err := os.Create(filepath.Join(t.TempDir(), "x.eif"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := plan(t, buildtest.Inputs(t, t.TempDir())).Write(t.Context(), f, nil); err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Measured once to its end, and then read again from its beginning.
+	starts := 0
+	from := readerAt(func(p []byte, at int64) (int, error) {
+		if at == 0 {
+			if starts++; starts == 3 { // the header, what is measured, what is hashed
+				cancel(why)
+			}
+		}
+		return f.ReadAt(p, at)
+	})
+	if _, _, err := manifest.Look(ctx, from, info.Size()); !errors.Is(err, why) || starts != 3 {
+		t.Errorf("%v, read from its beginning %d times", err, starts)
+	}
+}
+
+type readerAt func([]byte, int64) (int, error)
+
+func (r readerAt) ReadAt(p []byte, at int64) (int, error) { return r(p, at) }
 
 // FuzzParse: what parses has everything that verifying needs.
 func FuzzParse(f *testing.F) {
