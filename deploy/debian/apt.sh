@@ -46,7 +46,8 @@ loader() { if [[ $1 == amd64 ]]; then echo usr/lib64/ld-linux-x86-64.so.2; else 
 # --- what a script makes: made beside its place and renamed, so that what is there is whole ---
 
 # begin PLACE MIB LIST REQUEST: ends the script if PLACE is there and LIST, the packages that it was made from, is for
-# that request and is the one that was asked for. Otherwise sets final and part, an empty folder, having looked whether there is that much room. Of two
+# that request and is the one that was asked for. Otherwise sets final and part, an empty folder, having looked
+# whether there is that much room. Of two
 # scripts that make the same, one waits for the other.
 begin() {
   local folder free
@@ -62,7 +63,8 @@ begin() {
   part=${final%/*}/.${final##*/}.part
   exec {lock}>"${final%/*}/.${final##*/}.lock" || fail "$folder cannot be written to" "name a folder that you may write to"
   flock "$lock"
-  if [[ -e $final && -e $list && $(head -n 1 "$list") == "# $request" ]] && { [[ -z $pinned ]] || cmp -s "$pinned" "$list"; }; then
+  if [[ -e $final && -e $list && $(head -n 1 "$list") == "# $request" ]] &&
+    { [[ -z $pinned ]] || cmp -s "$pinned" "$list"; }; then
     say "$final is there already; remove it to fetch it again"
     exit 0
   fi
@@ -222,8 +224,9 @@ packages() {
   [[ -n $pinned ]] && ! cmp -s "$pinned" "$1" || return 0
   other=$(diff "$pinned" "$1" | grep '^[<>]' | head -n 6 | sed 's/^</asked for:/; s/^>/there is: /' | cut -c1-100 || true)
   printf '%s\n' "$other" >&2
-  fail "the mirror does not have the packages of $pinned" "name one that does, as of the day of that list: \
-DEBIAN_MIRROR=https://snapshot.debian.org/archive/debian/DATE DEBIAN_SECURITY_MIRROR=https://snapshot.debian.org/archive/debian-security/DATE"
+  other=https://snapshot.debian.org/archive
+  fail "the mirror does not have the packages of $pinned" \
+    "name one of the day of that list: DEBIAN_MIRROR=$other/debian/DATE DEBIAN_SECURITY_MIRROR=$other/debian-security/DATE"
 }
 # unpack FOLDER FILE…: a package's files without running anything of it. Links of FOLDER to folders stay what they are.
 unpack() {
