@@ -134,7 +134,7 @@ func recipeFile() *shape {
 		required("root", "say where the executors' root comes from: root: {folder: ./rootfs}", root),
 		optional("compress", compress),
 		optional("memory", &shape{kind: sizeKind, low: minImageMemory, high: maxMemory, shown: "4GiB",
-			doc: "The memory that the image asks for. Whoever starts it may give it more; not attested."}),
+			doc: "The memory that the image asks for. Whoever starts it may give it more; not attested. In a virtual machine an image gets no more than half of this machine's unless `--memory` says so."}),
 		optional("cpus", number("The processor cores that it asks for. Not attested.", 1, maxCPUs, defaultImageCPUs)),
 		optional("metadata", object("What the image says of itself. Not attested.",
 			optional("name", name), optional("version", version))),
