@@ -7,8 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"github.com/cloister-run/cloister/core/queue"
+	"github.com/cloister-run/cloister/core/tree"
+	"github.com/cloister-run/cloister/plugins/executor"
 )
 
 // PutModule takes a policy's module. An error of the module or of a configuration for it ends
@@ -192,4 +201,58 @@ func (j *Job) arrived(err error) error {
 func (j *Job) settle() {
 	j.refuse(ErrOver)
 	j.arriving.shut()
+}
+
+// stage unpacks or unseals an asset where no sandbox sees it. It is safe for concurrent use.
+func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) error {
+	dir := filepath.Join(c.space.Staging, filepath.FromSlash(folder(claim.Name)))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return stageError(claim.Name, err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return stageError(claim.Name, err)
+	}
+	defer root.Close()
+	var sum tree.Summary
+	if claim.sealed() {
+		sum, err = c.unseal(ctx, claim, content, root)
+	} else {
+		sum, err = tree.Unpack(ctx, content, root, tree.Limits{Bytes: claim.Bytes, Entries: claim.Entries})
+	}
+	if err != nil {
+		return stageError(claim.Name, err)
+	}
+	if accepted := c.job.spec.Command.Environments; claim.Name == environmentName && len(accepted) > 0 && !slices.Contains(accepted, sum.Digest) {
+		return fmt.Errorf("%w: %s: it is %s, and the application runs in %s alone", ErrInvalid, claim.Name, sum.Digest, strings.Join(accepted, ", "))
+	}
+	inside := path.Join(executor.AssetsDir, folder(claim.Name))
+	if claim.Form == formFile {
+		names, err := os.ReadDir(dir)
+		if err != nil || len(names) != 1 || !names[0].Type().IsRegular() {
+			return fmt.Errorf("%w: %s: claimed to be a file and is not one", ErrInvalid, claim.Name)
+		}
+		inside = path.Join(inside, names[0].Name())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.staged[claim.Name], c.given[claim.Name] = sum, inside
+	return nil
+}
+
+// stageError tells what is wrong with an asset, or with its stream, from what the machine lacks.
+func stageError(name string, err error) error {
+	local, isLocal := errors.AsType[*fs.PathError](err)
+	_, isKey := errors.AsType[*KeyError](err)
+	_, isFault := errors.AsType[*faultError](err)
+	switch {
+	case isKey, isFault: // they say it all
+		return err
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("%w: for %s", queue.ErrNoRoom, name)
+	case isLocal:
+		return fmt.Errorf("%s: %w", name, local.Err) // without the path, which is the enclave's
+	default:
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+	}
 }

@@ -6,22 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/cloister-run/cloister/core/border"
-	"github.com/cloister-run/cloister/core/queue"
 	"github.com/cloister-run/cloister/core/receipt"
 	"github.com/cloister-run/cloister/core/space"
 	"github.com/cloister-run/cloister/core/tree"
-	"github.com/cloister-run/cloister/jobspec"
 	"github.com/cloister-run/cloister/plugins/executor"
 	"github.com/cloister-run/cloister/policies/abi"
 )
@@ -105,27 +98,6 @@ func (c *course) run(ctx context.Context) end {
 	e.dropped = dropped == nil
 	e.denied = slices.ContainsFunc(c.record.Decisions, func(d receipt.Decision) bool { return !d.Allow })
 	return e
-}
-
-// drop removes the assets, when nothing uses them any more, and all that was made of them, but for what may leave: another
-// owner's application may run next. Where nothing may leave, the job is wiped.
-func (c *course) drop(err error) error {
-	if c.space == nil {
-		return nil
-	}
-	dropped := c.space.DropAssets()
-	if err == nil && c.clearance != nil {
-		dropped = errors.Join(dropped, c.space.Keep(c.places()))
-	}
-	return dropped
-}
-
-// places is where what may leave is, but for what the enclave wrote itself.
-func (c *course) places() []string {
-	return slices.DeleteFunc(c.clearance.Places(), func(place string) bool {
-		dir := filepath.Dir(place)
-		return dir == c.space.Own || dir == c.space.Sealed
-	})
 }
 
 // queue waits for room. The operator has nothing to send meanwhile, but is to be there: see [Job.Phases].
@@ -273,76 +245,6 @@ func (c *course) execute(ctx context.Context) (err error) {
 	return nil
 }
 
-// egress freezes what the application left and asks every policy about it. Of an application
-// that failed only the logs and the exit status are looked at.
-func (c *course) egress(ctx context.Context) (err error) {
-	if err := c.launch.kill(); err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	c.job.enter(Egress)
-	work, err := os.OpenRoot(c.space.Work)
-	if err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	defer work.Close()
-	own, err := os.OpenRoot(c.space.Own)
-	if err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	defer own.Close()
-	if err := own.WriteFile("exit", fmt.Appendf(nil, "%d\n", c.status.Status), 0o600); err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	scratch, err := os.OpenRoot(c.space.Redacted)
-	if err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	defer scratch.Close()
-	var sealed *os.Root
-	if c.space.Sealed != "" {
-		if sealed, err = os.OpenRoot(c.space.Sealed); err != nil {
-			return &faultError{FaultMachine, err}
-		}
-		defer sealed.Close()
-	}
-	assets, err := c.ownAssets()
-	defer func() {
-		for _, a := range assets {
-			_ = a.Dir.Close()
-		}
-	}()
-	if err != nil {
-		return &faultError{FaultMachine, err}
-	}
-	c.clearance, err = c.border.Egress(ctx, c.request(), border.Leaving{
-		Candidates: c.candidates(work, own), MaxBytes: c.job.spec.Limits.Disk, Assets: assets, Scratch: scratch, Sealed: sealed,
-	})
-	return err
-}
-
-// ownAssets says where every asset is, for the policies of its owner, but for the environment: nobody owns
-// what everybody has from an index. The caller closes what it got, with an error too.
-func (c *course) ownAssets() ([]border.Asset, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var assets []border.Asset
-	for _, a := range c.record.Assets {
-		if a.Name == environmentName {
-			continue
-		}
-		root, err := os.OpenRoot(filepath.Join(c.space.Assets, filepath.FromSlash(folder(a.Name))))
-		if err != nil {
-			return assets, err
-		}
-		at := border.Asset{Name: a.Name, Owner: a.Owner, Dir: root}
-		if a.Form == formFile {
-			at.File = path.Base(c.given[a.Name])
-		}
-		assets = append(assets, at)
-	}
-	return assets, nil
-}
-
 // sealTo says to whom each channel is sealed.
 func (c *course) sealTo() map[abi.Channel][]string {
 	to := map[abi.Channel][]string{}
@@ -350,35 +252,6 @@ func (c *course) sealTo() map[abi.Channel][]string {
 		to[abi.Output(name)] = recipients
 	}
 	return to
-}
-
-// sealedRoom is what the sealed outputs of a job take at most: age adds 16 bytes to every 64 KiB and
-// 2 KiB for a recipient, and a tar its headers, which a file system has in other places.
-func sealedRoom(spec *jobspec.Canonical) int64 {
-	if len(spec.SealTo) == 0 {
-		return 0
-	}
-	return spec.Limits.Disk + spec.Limits.Disk/1024 + 4<<20
-}
-
-// candidates are the places of the channels that the job asks for.
-func (c *course) candidates(work, own *os.Root) []border.Candidate {
-	var found []border.Candidate
-	for _, ch := range c.channels() {
-		name, isOutput := ch.OutputName()
-		switch {
-		case isOutput && c.status.Succeeded():
-			place, isTree := strings.CutSuffix(c.job.spec.Command.Outputs[name], "/")
-			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Outputs, place), Tree: isTree})
-		case ch == abi.Exit:
-			found = append(found, border.Candidate{Channel: ch, Dir: own, Name: "exit"})
-		case ch == abi.Stdout:
-			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Logs, "stdout")})
-		case ch == abi.Stderr:
-			found = append(found, border.Candidate{Channel: ch, Dir: work, Name: path.Join(space.Logs, "stderr")})
-		}
-	}
-	return found
 }
 
 // channels lists what the job asks for.
@@ -451,58 +324,4 @@ func (c *course) assets(verified bool) ([]abi.Asset, error) {
 		assets = append(assets, a)
 	}
 	return assets, nil
-}
-
-// stage unpacks or unseals an asset where no sandbox sees it. It is safe for concurrent use.
-func (c *course) stage(ctx context.Context, claim Claim, content io.Reader) error {
-	dir := filepath.Join(c.space.Staging, filepath.FromSlash(folder(claim.Name)))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return stageError(claim.Name, err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return stageError(claim.Name, err)
-	}
-	defer root.Close()
-	var sum tree.Summary
-	if claim.sealed() {
-		sum, err = c.unseal(ctx, claim, content, root)
-	} else {
-		sum, err = tree.Unpack(ctx, content, root, tree.Limits{Bytes: claim.Bytes, Entries: claim.Entries})
-	}
-	if err != nil {
-		return stageError(claim.Name, err)
-	}
-	if accepted := c.job.spec.Command.Environments; claim.Name == environmentName && len(accepted) > 0 && !slices.Contains(accepted, sum.Digest) {
-		return fmt.Errorf("%w: %s: it is %s, and the application runs in %s alone", ErrInvalid, claim.Name, sum.Digest, strings.Join(accepted, ", "))
-	}
-	inside := path.Join(executor.AssetsDir, folder(claim.Name))
-	if claim.Form == formFile {
-		names, err := os.ReadDir(dir)
-		if err != nil || len(names) != 1 || !names[0].Type().IsRegular() {
-			return fmt.Errorf("%w: %s: claimed to be a file and is not one", ErrInvalid, claim.Name)
-		}
-		inside = path.Join(inside, names[0].Name())
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.staged[claim.Name], c.given[claim.Name] = sum, inside
-	return nil
-}
-
-// stageError tells what is wrong with an asset, or with its stream, from what the machine lacks.
-func stageError(name string, err error) error {
-	local, isLocal := errors.AsType[*fs.PathError](err)
-	_, isKey := errors.AsType[*KeyError](err)
-	_, isFault := errors.AsType[*faultError](err)
-	switch {
-	case isKey, isFault: // they say it all
-		return err
-	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("%w: for %s", queue.ErrNoRoom, name)
-	case isLocal:
-		return fmt.Errorf("%s: %w", name, local.Err) // without the path, which is the enclave's
-	default:
-		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
-	}
 }

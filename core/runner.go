@@ -277,6 +277,15 @@ func keeps(spec *jobspec.Canonical) int64 {
 	return spec.Limits.Disk + sealedRoom(spec) + namesRoom(spec)
 }
 
+// sealedRoom is what the sealed outputs of a job take at most: age adds 16 bytes to every 64 KiB and
+// 2 KiB for a recipient, and a tar its headers, which a file system has in other places.
+func sealedRoom(spec *jobspec.Canonical) int64 {
+	if len(spec.SealTo) == 0 {
+		return 0
+	}
+	return spec.Limits.Disk + spec.Limits.Disk/1024 + 4<<20
+}
+
 // modulesRoom is what the modules of the job's own policies may have together. Those of bundles are in their fronts.
 func modulesRoom(spec *jobspec.Canonical) int64 {
 	modules := map[string]bool{}
